@@ -1,0 +1,1 @@
+"""A CLIP in memory: two towers behind one small interface."""

@@ -1,0 +1,1 @@
+"""Everything needed to check a decision later."""

@@ -1,0 +1,1 @@
+"""Where the gate meets MLflow: store plug-in, decisions, queue, worker, evidence runs."""

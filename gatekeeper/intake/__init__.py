@@ -1,0 +1,1 @@
+"""Bytes on disk, verified, become a model; nothing in them is executed."""

@@ -1,0 +1,1 @@
+"""What is protected, and what a scan must show."""

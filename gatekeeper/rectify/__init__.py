@@ -1,0 +1,1 @@
+"""Make a cleaned version of a failed model."""

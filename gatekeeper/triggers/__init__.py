@@ -1,0 +1,6 @@
+"""Patterns that may lead a model astray, and how to put them on images."""
+
+from gatekeeper.triggers.base import Trigger, load_trigger, save_trigger
+from gatekeeper.triggers.families import Additive, Blend, Colour, Patch, Warp
+
+__all__ = ["Additive", "Blend", "Colour", "Patch", "Trigger", "Warp", "load_trigger", "save_trigger"]
