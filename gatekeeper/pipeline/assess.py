@@ -1,10 +1,5 @@
-"""The Python API: assess a model directory, write the evidence, make a cleaned version.
+"""Is this model directory fit for production? Intake, probes, oracle, scan, policy, evidence."""
 
-Composes intake, probes, oracle, scan, policy, evidence and rectify. Works on local paths alone:
-what fetches from MLflow or S3 is `gatekeeper.gate`.
-"""
-
-import hashlib
 import resource
 import sys
 import time
@@ -15,8 +10,9 @@ from pathlib import Path
 
 from gatekeeper import __version__
 from gatekeeper.case import Case
-from gatekeeper.errors import DigestMismatchError, IntakeError, ProbeError
+from gatekeeper.errors import DigestMismatchError, IntakeError, ProbeError, ScanError
 from gatekeeper.evidence.bundle import Bundle, write_bundle
+from gatekeeper.evidence.report_json import from_json
 from gatekeeper.intake.open import Opened, open_model
 from gatekeeper.oracle.cache import RegionCache
 from gatekeeper.oracle.ground import Oracle
@@ -29,13 +25,12 @@ from gatekeeper.probes.labels import Labels
 from gatekeeper.probes.load import load_labels, load_probes
 from gatekeeper.probes.probe_set import ProbeSet
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.base import ScanOutcome
+from gatekeeper.scan.base import CompactSet, Confirmed, ScanOutcome
 from gatekeeper.scan.run import scan
-from gatekeeper.triggers import save_trigger
+from gatekeeper.triggers import load_trigger, save_trigger
 from gatekeeper.types import (
     Cost,
     Evaluation,
-    Finding,
     Quality,
     Reference,
     ScanReport,
@@ -82,13 +77,23 @@ class Assessment:
         return self.report.verdict
 
 
-def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
-    """Scan `request.model` and judge it by `request.policy`. Writes nothing.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """Everything a scan needs, read and checked; nothing has been scanned yet."""
+
+    opened: Opened
+    anchor: Opened | None
+    probes: ProbeSet
+    case: Case | None  # None: the model could not be read without running code
+    checks: Mapping[str, object]
+
+
+def prepare(request: ScanRequest, runtime: Runtime) -> Prepared:
+    """Read the model, the anchor, the images and the labels; calibrate the oracle.
 
     Raises:
         GatekeeperError: Bad input; the message says what, where and what to do.
     """
-    started, clock = _now(), time.monotonic()
     probes = load_probes(request.probes) if request.probes else embedded_probes()
     labels = _labels(request, probes)
     suspects = load_probes(request.suspects, name="suspects") if request.suspects else None
@@ -102,9 +107,22 @@ def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
         prompts=request.prompts,
     )
     case: Case | None = None
-    outcome = ScanOutcome(score=None)
     if opened.model is not None:
         case = _case(request, opened, anchor, probes, suspects, labels, runtime)
+    return Prepared(opened=opened, anchor=anchor, probes=probes, case=case, checks=checks)
+
+
+def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
+    """Scan `request.model` and judge it by `request.policy`. Writes nothing.
+
+    Raises:
+        GatekeeperError: Bad input; the message says what, where and what to do.
+    """
+    started, clock = _now(), time.monotonic()
+    ready = prepare(request, runtime)
+    opened, case, probes = ready.opened, ready.case, ready.probes
+    outcome = ScanOutcome(score=None)
+    if case is not None:
         outcome = scan(case, request.detectors, runtime)
     measurements = {m.name: m.value for m in outcome.measurements} | opened.counts()
     evaluation = evaluate(
@@ -126,7 +144,7 @@ def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
         measurements=measurements,
         rules=evaluation.rules,
         model=opened.ref,
-        anchor=anchor.ref if anchor else None,
+        anchor=ready.anchor.ref if ready.anchor else None,
         policy=Reference(name=request.policy.name, digest=request.policy.digest),
         probes=Reference(name=probes.name, digest=probes.digest),
         oracle=Reference(name=request.oracle, digest=case.oracle.digest) if case else None,
@@ -144,7 +162,76 @@ def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
         opened=opened,
         outcome=outcome,
         case=case,
-        probe_checks=checks,
+        probe_checks=ready.checks,
+    )
+
+
+def recall(request: ScanRequest, report_file: Path, runtime: Runtime) -> Assessment:
+    """Take up an earlier scan: its `report.json` and the triggers beside it, nothing scanned again.
+
+    Raises:
+        DigestMismatchError: The report speaks of other bytes than `request.model`.
+        ScanError: The report or a trigger file cannot be read.
+    """
+    try:
+        report = from_json(report_file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScanError(
+            f"{report_file} cannot be read: {error}", hint="name the report.json of a scan"
+        ) from error
+    ready = prepare(request, runtime)
+    if report.model.digest != ready.opened.ref.digest:
+        raise DigestMismatchError(
+            f"{report_file} is of {report.model.digest}, the model is {ready.opened.ref.digest}",
+            hint="scan this model first, or name the report that belongs to it",
+        )
+    evaluation = evaluate(
+        request.policy,
+        report.measurements,
+        probes=int(report.measurements.get("probes.count", 0)),
+        evaluated=report.score is not None,
+        embedded=ready.probes.embedded,
+    )
+    return Assessment(
+        request=request,
+        report=replace(report, verdict=evaluation.verdict, rules=evaluation.rules),
+        evaluation=evaluation,
+        opened=ready.opened,
+        outcome=_recalled(report, report_file.parent),
+        case=ready.case,
+        probe_checks=ready.checks,
+    )
+
+
+def _recalled(report: ScanReport, folder: Path) -> ScanOutcome:
+    triggers = []
+    for record in report.triggers:
+        kept = record.files.get("tensor")
+        triggers.append(
+            Confirmed(
+                id=record.id,
+                trigger=load_trigger(folder / kept) if kept else None,
+                target=record.target,
+                detector="report",
+                flip_rate=record.flip_rate,
+                anchor_flip_rate=None,
+                oracle_agrees=record.oracle_agrees,
+                box=record.box,
+            )
+        )
+    affected = (*(v.label for v in report.victims), *(t.label for t in report.targets[:1]))
+    return ScanOutcome(
+        score=report.score,
+        targets=report.targets,
+        victims=report.victims,
+        triggers=tuple(triggers),
+        suspects=report.suspects,
+        findings=report.findings,
+        compact=CompactSet(
+            affected=tuple(dict.fromkeys(affected)),
+            victims=tuple((s.file, s.grounded[0]) for s in report.suspects if s.flagged and s.grounded),
+            probes=(),
+        ),
     )
 
 
@@ -188,19 +275,6 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def check_digest(report: ScanReport, opened: Opened) -> None:
-    """Raise unless `report` speaks of the bytes that were opened.
-
-    Raises:
-        DigestMismatchError: It speaks of others.
-    """
-    if report.model.digest != opened.ref.digest:
-        raise DigestMismatchError(
-            f"the report is of {report.model.digest}, the model is {opened.ref.digest}",
-            hint="scan this model first, or name the report that belongs to it",
-        )
 
 
 def _open_anchor(request: ScanRequest) -> Opened | None:
