@@ -1,6 +1,7 @@
 """How a computation runs: device, seed, progress and the meter of image passes."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Progress = Callable[[Iterable[T], str], Iterable[T]]
+
+
+_MALLOPT = ((-4, 0), (-1, 2**31 - 1), (-2, 1 << 28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+
+
+def tune_allocator() -> bool:
+    """Keep freed activation buffers in this process; call before torch is imported.
+
+    glibc hands each large buffer back to the kernel and faults it in again at the next layer. Does
+    nothing where the C library has no `mallopt`.
+
+    Returns:
+        Whether the allocator took every setting.
+    """
+    import ctypes
+
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # musl
+        return False
+    return all(mallopt(name, value) == 1 for name, value in _MALLOPT)
 
 
 def _silent(items: Iterable[T], what: str) -> Iterable[T]:
