@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from gatekeeper.clip.preprocess import Preprocess
+from gatekeeper.errors import ProbeError
+from gatekeeper.probes.picture import decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
-    """One image, read on demand from `path` or held as `array`."""
+    """One image, read on demand from `path` or held as `array` or `encoded`."""
 
     file: str  # name relative to the folder, for people
     sha256: str  # of the file's bytes (of the pixels where there is no file)
@@ -23,15 +25,33 @@ class Probe:
     caption: str | None = None
     path: Path | None = None
     array: np.ndarray | None = None  # [H, W, 3] uint8
+    encoded: bytes | None = None  # a JPEG, PNG, … file held in memory
 
     def image(self) -> Image.Image:
-        """Return the image, RGB."""
+        """Return the image, RGB.
+
+        Raises:
+            ProbeError: The file has changed or become unreadable since it was loaded.
+            ValueError: There is neither path nor content.
+        """
         if self.array is not None:
             return Image.fromarray(self.array)
+        if self.encoded is not None:
+            return decode(self.encoded, self.file)
         if self.path is None:
             raise ValueError(f"probe {self.file} has neither path nor pixels")
-        with Image.open(self.path) as image:
-            return image.convert("RGB")
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise ProbeError(
+                f"{self.path} cannot be read: {error}", hint="leave the probes alone during a scan"
+            ) from error
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ProbeError(
+                f"{self.path} has changed since it was loaded",
+                hint="leave the probes alone during a scan, then run again",
+            )
+        return decode(content, self.file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +68,7 @@ class ProbeSet:
 
     @property
     def digest(self) -> str:
-        """"sha256:…" over name, content digest and label of every image, sorted by name."""
+        """Return "sha256:…" over name, content digest and label of every image, sorted by name."""
         total = hashlib.sha256()
         for probe in sorted(self.probes, key=lambda p: p.file):
             total.update(f"{probe.file}\0{probe.sha256}\0{probe.label or ''}\n".encode())
