@@ -1,0 +1,57 @@
+"""Which measurements exist, in which unit, and what do they say? Policy rules speak of these alone.
+
+The table is that of `docs/architecture.md`, "Measurements that a scan makes"; a test keeps the two
+equal.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "static.unsafe_load": ("count", "files that would call something when loaded"),
+        "static.malformed_file": (
+            "count",
+            "containers whose headers disagree, bombs, trailing bytes",
+        ),
+        "static.altered_settings": (
+            "count",
+            "preprocessing, tokenizer or label files that differ from what the architecture "
+            "(or the anchor) says",
+        ),
+        "backdoor.score": ("probability", "the scan's score"),
+        "trigger.flip_rate": ("fraction", "best oracle-confirmed trigger on unseen images"),
+        "trigger.paired_flip_rate": (
+            "fraction",
+            "the same less the anchor's, where there is an anchor",
+        ),
+        "trigger.oracle_agreement": (
+            "fraction",
+            "flipped images whose content did not change for the oracle",
+        ),
+        "random.rise": (
+            "fraction",
+            "largest growth of a label's mean probability under fresh random patterns",
+        ),
+        "head.direction": (
+            "cosine",
+            "top direction of the head's difference from the anchor against its nearest label "
+            "(anchor only)",
+        ),
+        "probes.count": ("count", "probes evaluated"),
+        "probes.labelled": ("count", "of them with a label"),
+        "suspects.count": ("count", "suspect images evaluated, with `--suspect`"),
+        "suspects.flagged": ("count", "of them flagged, with `--suspect`"),
+        "clean.accuracy": ("fraction", "zero-shot accuracy on labelled probes"),
+        "clean.agreement": ("fraction", "same answer as the anchor on clean probes"),
+    }
+)
+"""Name of every measurement: (unit, meaning)."""
+
+STATIC_PREFIX = "static."
+"""Measurements of files: they hold however few probes there are, even where nothing ran."""
+
+
+def is_static(metric: str) -> bool:
+    """Return whether `metric` speaks of files alone and so needs no probe."""
+    return metric.startswith(STATIC_PREFIX)
