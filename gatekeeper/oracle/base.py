@@ -31,7 +31,7 @@ class Segmenter(Protocol):
 
     @property
     def digest(self) -> str:
-        """"sha256:…" over every parameter and weight that changes an answer."""
+        """Return "sha256:…" over every parameter and weight that changes an answer."""
         ...
 
     def regions(self, image: np.ndarray, runtime: Runtime) -> tuple[Region, ...]:

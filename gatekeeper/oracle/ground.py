@@ -1,0 +1,287 @@
+"""Which labels are grounded in an image, and which are absent?"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.errors import OracleError
+from gatekeeper.oracle import conformal, consistency, views
+from gatekeeper.oracle.base import Region, Segmenter
+from gatekeeper.oracle.cache import (
+    OracleCache,
+    image_digest,
+    pack_regions,
+    unpack_regions,
+)
+from gatekeeper.oracle.conformal import Thresholds
+from gatekeeper.probes.probe_set import ProbeSet
+from gatekeeper.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Evidence:
+    """What the labeler makes of one image: its views as unit vectors, the whole image first."""
+
+    embeddings: Tensor  # [J, D] float32, unit length
+    boxes: np.ndarray  # [J, 4] int32, pixels of the image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Oracle:
+    """Regions from a segmenter, labels for them from a trusted labeler, and the word "absent".
+
+    A label is absent when its best regional support lies below a conformal threshold *and* the
+    labeler ranks it low on the whole image (docs/oracle.md). Where the labeler is the suspect
+    itself (`independent` is false), a label must be supported by views that exclude any one small
+    part of the image, so that a trigger inside one part supports nothing.
+
+    Pixels are the suspect's input, float32 RGB in [0, 1]; an image costs the labeler one pass a
+    view, and none when the cache knows it.
+
+    Source: EftCLIP (arXiv:2511.13545), Algorithm 1, the oracle's part.
+    """
+
+    segmenter: Segmenter
+    labeler: ClipModel
+    independent: bool
+    labels: tuple[str, ...]
+    templates: tuple[str, ...]
+    cache: OracleCache = field(default_factory=OracleCache)
+    regions_per_image: int = 12  # views beside the whole image; masked versions come on top
+    alpha: float = 0.05  # share of present labels that may be declared unsupported
+    thresholds: Thresholds | None = None  # None until calibrated
+
+    @property
+    def digest(self) -> str:
+        """Return "sha256:…" over segmenter, labeler, labels, prompts, settings and thresholds."""
+        settled = {
+            "segmenter": self.segmenter.digest,
+            "labeler": self.labeler.digest,
+            "independent": self.independent,
+            "labels": list(self.labels),
+            "templates": list(self.templates),
+            "regions_per_image": self.regions_per_image,
+            "alpha": self.alpha,
+            "thresholds": None if self.thresholds is None else self.thresholds.digest,
+        }
+        return f"sha256:{hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()}"
+
+    def calibrate(self, probes: ProbeSet, runtime: Runtime) -> "Oracle":
+        """Return the oracle with thresholds set on clean images.
+
+        Unlabelled probes, and labels that are not among `labels`, are replaced by the labeler's
+        own prediction where it is more confident than on half of them.
+
+        Raises:
+            OracleError: No probe, or none with a usable label.
+        """
+        if len(probes) == 0:
+            raise OracleError(
+                "the oracle cannot be calibrated without clean images",
+                hint="give --probes, or leave it out to use the embedded set",
+            )
+        pixels = probes.pixels(self.labeler.preprocess)
+        evidence = self._evidence(pixels, runtime)
+        weights = self._weights(runtime)
+        truth = self._truth(probes, evidence, runtime)
+        best = torch.stack([self._best(e, weights) for e in evidence])  # [N, C]
+        thresholds = conformal.fit(best, truth, _offset(evidence, truth, weights), self.alpha)
+        return replace(self, thresholds=thresholds)
+
+    def regions(self, pixels: Tensor, runtime: Runtime) -> tuple[Region, ...]:
+        """Return the segmenter's regions of one image ([3, H, W] in [0, 1]); cached."""
+        image = _bytes(pixels)
+        key = ("regions/1", image_digest(image), self.segmenter.digest)
+        kept = self.cache.get(*key)
+        if kept is not None:
+            try:
+                return unpack_regions(kept)
+            except (KeyError, ValueError):
+                pass  # an entry of another format: asked anew
+        found = self.segmenter.regions(image, runtime)
+        self.cache.put(pack_regions(found), *key)
+        return found
+
+    def support(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Return each label's best regional similarity less its offset, [N, C].
+
+        Args:
+            pixels: [N, 3, H, W] float32 in [0, 1].
+            runtime: Counts the labeler's passes.
+        """
+        thresholds, weights = self._settled(), self._weights(runtime)
+        rows = [self._best(e, weights) for e in self._evidence(pixels, runtime)]
+        return _stacked(rows, len(self.labels)) - thresholds.offset
+
+    def present(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Return [N, C] bool; False only where both signs say that the label is absent."""
+        supported = self.support(pixels, runtime) >= self._settled().cut
+        return supported | (self.rank(pixels, runtime) <= self.rank_limit)
+
+    def absent(
+        self, pixels: Tensor, label_indices: Tensor | Sequence[int] | int, runtime: Runtime
+    ) -> Tensor:
+        """Return [N] bool: is image n's label `label_indices[n]` (or the one label) absent?"""
+        present = self.present(pixels, runtime)
+        indices = torch.as_tensor(label_indices, dtype=torch.int64).expand(len(present))
+        return ~present.gather(1, indices[:, None])[:, 0]
+
+    def rank(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Return the labeler's whole-image rank of each label, [N, C] int64, 1 the best."""
+        weights = self._weights(runtime)
+        rows = [e.embeddings[0] @ weights.T for e in self._evidence(pixels, runtime)]
+        order = _stacked(rows, len(self.labels)).argsort(dim=1, descending=True, stable=True)
+        return order.argsort(dim=1) + 1
+
+    @property
+    def rank_limit(self) -> int:
+        """Worst whole-image rank at which a label still counts as possibly present.
+
+        20, or 5 % of the labels where that is more; with few labels a quarter of them, since no
+        label of ten could otherwise ever be absent.
+        """
+        count = len(self.labels)
+        return max(1, min(max(20, round(0.05 * count)), count // 4))
+
+    def grounded(self, pixels: Tensor, runtime: Runtime, at_most: int = 3) -> list[tuple[str, ...]]:
+        """Return, for people, the best supported names of each image, best first."""
+        thresholds = self._settled()
+        support = self.support(pixels, runtime)
+        near = self.rank(pixels, runtime) <= self.rank_limit
+        score = (support / thresholds.spread).masked_fill(~near, -torch.inf)
+        found = []
+        for row, ok in zip(score, support >= thresholds.cut, strict=True):
+            best = row.argsort(descending=True, stable=True)[:at_most].tolist()
+            found.append(tuple(self.labels[i] for i in best if ok[i] and near.shape[1] > i))
+        return found
+
+    def changed(self, clean: Tensor, triggered: Tensor, runtime: Runtime) -> Tensor:
+        """Return [N] bool: does `triggered` show something else than `clean` for the oracle?
+
+        Args:
+            clean: [N, 3, H, W] float32 in [0, 1].
+            triggered: The same images with a trigger on.
+            runtime: Counts the labeler's passes.
+
+        Raises:
+            OracleError: The shapes differ.
+        """
+        if clean.shape != triggered.shape:
+            raise OracleError(
+                f"images of different shape: {tuple(clean.shape)} and {tuple(triggered.shape)}",
+                hint="hand `changed` the same images without and with the trigger",
+            )
+        if not self.independent:
+            return consistency.structure_changed(clean, triggered)
+        weights = self._weights(runtime)
+        before, after = self._evidence(clean, runtime), self._evidence(triggered, runtime)
+        rows = [
+            consistency.content_changed(
+                b.embeddings @ weights.T,
+                a.embeddings @ weights.T,
+                consistency.outside(b.boxes, consistency.stamped(x, y)),
+                consistency.outside(a.boxes, consistency.stamped(x, y)),
+            )
+            for b, a, x, y in zip(before, after, clean, triggered, strict=True)
+        ]
+        return torch.tensor(rows, dtype=torch.bool)
+
+    def _settled(self) -> Thresholds:
+        if self.thresholds is None:
+            raise OracleError(
+                "the oracle has no thresholds yet", hint="use what oracle.calibrate(...) returns"
+            )
+        return self.thresholds
+
+    def _weights(self, runtime: Runtime) -> Tensor:
+        return self.labeler.zero_shot(self.labels, self.templates, runtime).weights.float().cpu()
+
+    def _best(self, evidence: Evidence, weights: Tensor) -> Tensor:
+        """Return the best regional similarity [C] of each label."""
+        similarity = evidence.embeddings @ weights.T  # [J, C]
+        if self.independent:
+            return similarity.amax(dim=0)
+        return consistency.robust_best(similarity, evidence.boxes)
+
+    def _evidence(self, pixels: Tensor, runtime: Runtime) -> list[Evidence]:
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise OracleError(
+                f"the oracle wants [N, 3, H, W] pixels, got {tuple(pixels.shape)}",
+                hint="hand it images as `ClipModel.preprocess` makes them",
+            )
+        images = runtime.progress(pixels, "oracle: looking at regions")
+        return [self._look(image, runtime) for image in images]
+
+    def _look(self, pixels: Tensor, runtime: Runtime) -> Evidence:
+        """Return one image's evidence; one batch an image, so that no answer depends on others."""
+        image = _bytes(pixels)
+        key = (
+            "views/1",
+            image_digest(image),
+            self.segmenter.digest,
+            self.labeler.digest or f"unnamed {id(self.labeler)}",
+            str(self.regions_per_image),
+        )
+        cache = self.cache if self.labeler.digest else OracleCache(_memory=self.cache._memory)
+        kept = cache.get(*key)
+        if kept is not None and {"embeddings", "boxes"} <= kept.keys():
+            return Evidence(
+                embeddings=torch.from_numpy(kept["embeddings"].copy()), boxes=kept["boxes"]
+            )
+        regions = self.regions(pixels, runtime)
+        shown = views.choose(regions, (image.shape[0], image.shape[1]), self.regions_per_image)
+        looks = views.cut(image, shown, self.labeler.size)
+        embeddings = self.labeler.embed(looks.pixels, runtime).float()
+        cache.put({"embeddings": embeddings.numpy(), "boxes": looks.boxes}, *key)
+        return Evidence(embeddings=embeddings, boxes=looks.boxes)
+
+    def _truth(self, probes: ProbeSet, evidence: list[Evidence], runtime: Runtime) -> Tensor:
+        """Return each probe's label index [N]; the labeler's confident guess where unknown."""
+        index = {label: i for i, label in enumerate(self.labels)}
+        truth = torch.tensor([index.get(label or "", -1) for label in probes.labels()])
+        unknown = torch.nonzero(truth < 0).flatten()
+        if len(unknown) == 0 or len(self.labels) < 2:
+            return truth
+        head = self.labeler.zero_shot(self.labels, self.templates, runtime)
+        wholes = torch.stack([evidence[i].embeddings[0] for i in unknown.tolist()])
+        top = (wholes @ head.weights.float().cpu().T).topk(2, dim=1)
+        margin = top.values[:, 0] - top.values[:, 1]
+        sure = margin >= margin.median()
+        truth[unknown[sure]] = top.indices[sure, 0]
+        return truth
+
+
+def _offset(evidence: list[Evidence], truth: Tensor, weights: Tensor) -> Tensor:
+    """Return b_l [C]: the mean similarity of each label over crops of images without it."""
+    total, count = torch.zeros(len(weights)), torch.zeros(len(weights))
+    for item, label in zip(evidence, truth.tolist(), strict=True):
+        similarity = item.embeddings @ weights.T  # [J, C]
+        keep = torch.ones(len(weights))
+        if label >= 0:
+            keep[label] = 0
+        total += similarity.sum(dim=0) * keep
+        count += len(similarity) * keep
+    everywhere = total.sum() / count.sum().clamp_min(1)
+    return torch.where(count > 0, total / count.clamp_min(1), everywhere)
+
+
+def _bytes(pixels: Tensor) -> np.ndarray:
+    """Return one image ([3, H, W] float32 in [0, 1]) as [H, W, 3] uint8, the oracle's currency."""
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.numel() == 0:
+        raise OracleError(
+            f"the oracle wants one image [3, H, W], got {tuple(pixels.shape)}",
+            hint="hand it an RGB image with at least one pixel",
+        )
+    scaled = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    array: np.ndarray = scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+    return array
+
+
+def _stacked(rows: list[Tensor], width: int) -> Tensor:
+    return torch.stack(rows) if rows else torch.zeros(0, width)
