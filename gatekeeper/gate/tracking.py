@@ -1,0 +1,281 @@
+"""What does a scan leave behind in MLflow? One run in experiment `gatekeeper`, checked.
+
+Metrics are the scan's measurements, params say what it rested on, artifacts are the evidence
+bundle; a per-label table and the steps of the trigger search carry pictures. Logged by run ID, not
+by MLflow's fluent state, so that several scans of one process do not mix.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from gatekeeper.errors import EvidenceError, GatekeeperError
+from gatekeeper.gate.client import asking, connect, first_line
+from gatekeeper.gate.evidence_store import file_digests, require_equal, store_evidence
+from gatekeeper.gate.pictures import log_label_table, log_search
+from gatekeeper.types import Quality, ScanReport
+
+if TYPE_CHECKING:
+    from gatekeeper.pipeline import Assessment, Rectification
+
+EXPERIMENT = "gatekeeper"
+_HINT = "check MLFLOW_TRACKING_URI and the artifact store's space; the report is kept locally"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceRun:
+    """The MLflow run that holds a scan's evidence."""
+
+    run_id: str
+    experiment_id: str
+    stored_at: str | None = None  # under GATEKEEPER_EVIDENCE
+
+    @property
+    def path(self) -> str:
+        """The run's address inside any MLflow server: `#/experiments/…/runs/…`."""
+        return f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    @property
+    def url(self) -> str:
+        """The run's address for people who read a terminal."""
+        base = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if urlparse(base).scheme not in {"http", "https"}:
+            return f"run {self.run_id}"
+        host = urlparse(base)._replace(netloc=urlparse(base).netloc.rpartition("@")[2])
+        return f"{host.geturl().rstrip('/')}/{self.path}"
+
+
+def log_scan(
+    assessment: "Assessment",
+    folder: Path,
+    *,
+    model: str,
+    client: Any = None,
+    tags: Mapping[str, str] | None = None,
+) -> EvidenceRun:
+    """Log one scan and its bundle in `folder`; return the run once every file was read back.
+
+    Args:
+        assessment: The scan.
+        folder: What `pipeline.write` wrote.
+        model: The MODEL as people know it, e.g. `models:/clip/3`.
+        client: MLflow client; by default the environment's.
+        tags: More tags for the run.
+
+    Raises:
+        EvidenceError: A part of it could not be stored, so nothing may be announced.
+    """
+    report, outcome = assessment.report, assessment.outcome
+    name = f"scan {model.removeprefix('models:/')}: {report.verdict}"
+    with evidence_run(name, {**_tags(report, model), **(tags or {})}, client) as (mlflow, run):
+        _log_numbers(mlflow, run.run_id, report, model)
+        log_bundle(mlflow, run, folder)
+        log_label_table(mlflow, run.run_id, outcome.label_rows, outcome.exhibits)
+        log_search(mlflow, run.run_id, outcome.steps)
+    return run
+
+
+def log_rectification(
+    result: "Rectification",
+    folder: Path,
+    *,
+    model: str,
+    client: Any = None,
+    tags: Mapping[str, str] | None = None,
+) -> EvidenceRun:
+    """Log a repair: before and after, the re-scan, all in `folder`, the cleaned model included.
+
+    A cleaned model that fails its re-scan is kept here and nowhere else.
+
+    Raises:
+        EvidenceError: A part of it could not be stored.
+    """
+    report, outcome = result.report, result.rescan.outcome
+    name = f"rectify {model.removeprefix('models:/')}: {report.verdict}"
+    own = {**_tags(report, model), "gatekeeper.rectified_from": model, **(tags or {})}
+    with evidence_run(name, own, client) as (mlflow, run):
+        _log_numbers(mlflow, run.run_id, report, model)
+        _log_quality(mlflow, run.run_id, result)
+        log_bundle(mlflow, run, folder)
+        log_label_table(mlflow, run.run_id, outcome.label_rows, outcome.exhibits)
+        log_search(mlflow, run.run_id, outcome.steps)
+    return run
+
+
+def log_local_scan(assessment: "Assessment", bundle: Any, *, model: str, say: Say) -> None:
+    """Log what `gatekeeper scan` found where the environment says; tell with `say` where.
+
+    Raises:
+        EvidenceError: It could not be stored; the report in the output folder stays.
+    """
+    stored = store_evidence(bundle.root, evidence_key(assessment.report))
+    if stored:
+        say(f"Evidence: {stored}")
+    if not _wanted(model, say):
+        return
+    say(f"MLflow run: {log_scan(assessment, bundle.root, model=model).url}")
+
+
+def log_local_rectification(result: "Rectification", *, model: str, say: Say) -> None:
+    """Log what `gatekeeper rectify` made where the environment says; tell with `say` where.
+
+    Raises:
+        EvidenceError: It could not be stored; the output folder stays.
+    """
+    stored = store_evidence(result.out, evidence_key(result.report))
+    if stored:
+        say(f"Evidence: {stored}")
+    if not _wanted(model, say):
+        return
+    say(f"MLflow run: {log_rectification(result, result.out, model=model).url}")
+
+
+def evidence_key(report: ScanReport) -> str:
+    """Return one path component that names this scan: when, of which bytes."""
+    moment = "".join(letter for letter in report.started if letter.isdigit())[:14]
+    return f"{moment}-{report.model.digest.removeprefix('sha256:')[:16]}-{report.seed}"
+
+
+@contextmanager
+def evidence_run(
+    name: str, tags: Mapping[str, str], client: Any = None
+) -> Iterator[tuple[Any, EvidenceRun]]:
+    """Open a run in experiment `gatekeeper`; it ends FAILED where anything inside fails.
+
+    Raises:
+        EvidenceError: The run could not be made, filled or ended.
+    """
+    run: EvidenceRun | None = None
+    mlflow = client or connect()
+    try:
+        with asking("log the evidence in MLflow"):
+            run = _create_run(mlflow, name, tags)
+            yield mlflow, run
+            mlflow.set_terminated(run.run_id, "FINISHED")
+    except BaseException as error:
+        if run is not None:
+            _mark_failed(mlflow, run.run_id)
+        if isinstance(error, EvidenceError) or not isinstance(error, GatekeeperError):
+            raise
+        raise EvidenceError(
+            f"evidence could not be stored: {first_line(error)}", hint=_HINT
+        ) from error
+
+
+def log_bundle(client: Any, run: EvidenceRun, folder: Path) -> None:
+    """Upload every file in `folder`, then read back what the run holds and compare.
+
+    Raises:
+        EvidenceError: Other bytes came back.
+    """
+    sent = file_digests(folder)
+    client.log_artifacts(run.run_id, str(folder))
+    with tempfile.TemporaryDirectory(prefix="gatekeeper-") as scratch:
+        client.download_artifacts(run.run_id, "", scratch)
+        require_equal(sent, file_digests(Path(scratch)), f"run {run.run_id}")
+
+
+def experiment_id(client: Any) -> str:
+    """Return the ID of experiment `gatekeeper`, made where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        try:
+            return str(client.create_experiment(EXPERIMENT))
+        except MlflowException:  # another worker was faster
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _create_run(client: Any, name: str, tags: Mapping[str, str]) -> EvidenceRun:
+    experiment = experiment_id(client)
+    parent = os.environ.get("MLFLOW_RUN_ID")  # set by `mlflow run` for its child
+    own = {"mlflow.parentRunId": parent} if parent else {}
+    created = client.create_run(experiment, tags={**own, **tags}, run_name=name)
+    return EvidenceRun(run_id=created.info.run_id, experiment_id=experiment)
+
+
+def _mark_failed(client: Any, run_id: str) -> None:
+    try:
+        with asking("close the run"):
+            client.set_terminated(run_id, "FAILED")
+    except GatekeeperError:
+        return  # the store that just failed: the first error is the one to report
+
+
+def _wanted(model: str, say: Say) -> bool:
+    if os.environ.get("MLFLOW_TRACKING_URI") or urlparse(model).scheme in {"models", "runs"}:
+        return True
+    say("No MLflow run was logged: MLFLOW_TRACKING_URI is not set and the model is local.")
+    return False
+
+
+def _tags(report: ScanReport, model: str) -> dict[str, str]:
+    lines = [f"**{str(report.verdict).upper()}** · {model}", ""]
+    lines += [f"- {reason}" for reason in report.reasons[:10]]
+    lines += ["", "The whole report: artifact `report.html`."]
+    return {
+        "gatekeeper.verdict": str(report.verdict),
+        "gatekeeper.score": "" if report.score is None else f"{report.score:.4f}",
+        "gatekeeper.policy": f"{report.policy.name} {report.policy.digest}",
+        "gatekeeper.digest": report.model.digest,
+        "gatekeeper.model": model[:500],
+        "mlflow.note.content": "\n".join(lines)[:4000],
+    }
+
+
+def _log_numbers(client: Any, run_id: str, report: ScanReport, model: str) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    numbers = dict(report.measurements)
+    if report.score is not None:
+        numbers["score"] = report.score
+    cost = asdict(report.cost)
+    numbers |= {f"cost.{key}": value for key, value in cost.items() if key != "device"}
+    params = {
+        "model": model,
+        "digest": report.model.digest,
+        "arch": report.model.arch or "unknown",
+        "policy": f"{report.policy.name} {report.policy.digest}",
+        "seed": str(report.seed),
+        "device": report.cost.device,
+        "anchor": report.anchor.digest if report.anchor else "none",
+        "probes": f"{report.probes.name} {report.probes.digest}" if report.probes else "none",
+        "oracle": f"{report.oracle.name} {report.oracle.digest}" if report.oracle else "none",
+        **{f"environment.{key}": value for key, value in report.environment.items()},
+    }
+    client.log_batch(
+        run_id,
+        metrics=[Metric(key, float(value), now, 0) for key, value in numbers.items()],
+        params=[Param(key, str(value)[:5000]) for key, value in params.items()],
+    )
+
+
+def _log_quality(client: Any, run_id: str, result: "Rectification") -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(f"{when}.{key}", float(value), now, 0)
+        for when, quality in (("before", result.before), ("after", result.after))
+        for key, value in _measured(quality).items()
+    ]
+    metrics.append(Metric("rectify.images_used", float(result.images_used), now, 0))
+    client.log_batch(run_id, metrics=metrics, params=[Param("rectify.method", result.method)])
+
+
+def _measured(quality: Quality) -> dict[str, float]:
+    return {key: value for key, value in asdict(quality).items() if value is not None}
