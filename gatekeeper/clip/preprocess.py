@@ -46,10 +46,11 @@ class Preprocess:
             image = Image.new("RGB", (self.size, self.size), (self.fill,) * 3)
             image.paste(small, ((self.size - small.width) // 2, (self.size - small.height) // 2))
         else:
-            scale = self.size / min(width, height)
-            wide, high = (max(self.size, round(side * scale)) for side in (width, height))
+            # truncate and round as torchvision's Resize and CenterCrop do, to the pixel
+            short = min(width, height)
+            wide, high = (int(self.size * side / short) for side in (width, height))
             image = image.resize((wide, high), resample)
-            left, top = (wide - self.size) // 2, (high - self.size) // 2
+            left, top = (round((side - self.size) / 2.0) for side in (wide, high))
             image = image.crop((left, top, left + self.size, top + self.size))
         array = np.asarray(image, dtype=np.uint8)
         return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255
