@@ -100,7 +100,7 @@ def _value(node: yaml.Node, where: Where, lines: dict[Where, int], origin: str) 
         return [_value(item, (*where, i), lines, origin) for i, item in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, where, lines, origin)
-    value = yaml.constructor.SafeConstructor().construct_object(node)  # type: ignore[no-untyped-call]
+    value = yaml.constructor.SafeConstructor().construct_object(node)
     if isinstance(value, float) and not math.isfinite(value):
         _refuse(origin, line, f"{node.value} is not a finite number")
     if value is not None and not isinstance(value, str | int | float | bool):
