@@ -15,6 +15,7 @@ GatekeeperError
 │   └── MissingMeasurementError
 ├── RectifyError
 │   └── UtilityLostError
+├── AttackError                  a planted backdoor does not fire
 ├── EvidenceError                evidence could not be written: no decision may be announced
 ├── ServiceError                 registry, database or evidence store is missing or failed
 ├── PluginError
@@ -93,11 +94,20 @@ class MissingMeasurementError(PolicyError):
 
 
 class RectifyError(GatekeeperError):
-    """No cleaned model could be made."""
+    """No cleaned model could be made.
+
+    `rejected` holds the result (a `Rectified`) that did not meet its limits, kept as evidence.
+    """
+
+    rejected: object | None = None
 
 
 class UtilityLostError(RectifyError):
     """The cleaned model lost more accuracy than allowed."""
+
+
+class AttackError(GatekeeperError):
+    """No backdoor could be planted that fires and leaves clean answers alone."""
 
 
 class EvidenceError(GatekeeperError):

@@ -1,1 +1,1 @@
-"""Plant a backdoor, harmlessly: for the demo, the tests and the lab. Detectors never import this."""
+"""Backdoors to plant: for calibration, tests and the demo alone."""

@@ -41,7 +41,7 @@ _SOURCES = (
     _Source(package="matplotlib", path="mpl-data/sample_data/grace_hopper.jpg"),
     _Source(package="skimage", path="data/camera.png"),
     _Source(package="skimage", path="data/coins.png"),
-    _Source(package="skimage", path="data/clock_motion.png"),
+    _Source(package="skimage", path="data/clock_motion.png", detail=False),
     _Source(package="skimage", path="data/hubble_deep_field.jpg"),
     _Source(package="skimage", path="data/retina.jpg"),
     _Source(package="skimage", path="data/ihc.png"),
