@@ -7,6 +7,8 @@ consumers download; never to its `model_id`, which whoever registers a version m
 
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -15,14 +17,13 @@ from gatekeeper.errors import IntakeError, ServiceError
 from gatekeeper.gate.client import asking, connect
 from gatekeeper.gate.listing import (
     REMOTE_SCHEMES,
+    StoredObject,
     checked_location,
     copy_object,
-    fingerprint,
+    fingerprint_of,
     is_remote,
     list_objects,
 )
-
-__all__ = ["download", "fetch", "fingerprint", "is_remote", "list_objects", "storage_location"]
 
 
 def storage_location(uri: str, *, client: Any = None) -> str:
@@ -69,13 +70,48 @@ def download(location: str, into: Path, *, client: Any = None) -> Path:
 
     Raises:
         IntakeError: Nothing there, or names that would leave `into`.
-        ServiceError: The store does not answer, or broke off.
+        ServiceError: The store does not answer, broke off, or changed meanwhile.
     """
-    objects = list_objects(location, client=client)
-    if not objects:
+    return take(location, into, client=client).root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A tree of ours, and what its store said of it before and after it was copied."""
+
+    root: Path
+    fingerprint: str | None  # None: the store tells no times, so a swap would not be seen
+
+
+def take(location: str, into: Path, *, client: Any = None, destination: str | None = None) -> Taken:
+    """Copy every object under `location` to `into` and say which state of the store that was.
+
+    Args:
+        location: As `storage_location` returns it.
+        into: Appears complete or not at all.
+        client: MLflow client; only `runs:/` needs one.
+        destination: The server's `--artifacts-destination`, where it can be reached from here.
+
+    Raises:
+        IntakeError: Nothing there, or names that would leave `into`.
+        ServiceError: The store does not answer, broke off, or changed meanwhile.
+    """
+    before = list_objects(location, client=client, destination=destination)
+    if not before:
         raise IntakeError(
             f"{location}: no files", hint="was the model's artifact folder uploaded or deleted?"
         )
+    _copy_all(before, location, into)
+    if list_objects(location, client=client, destination=destination) != before:
+        shutil.rmtree(into, ignore_errors=True)
+        raise ServiceError(
+            f"{location}: its files changed while they were read", hint="try again when it is still"
+        )
+    stamped = all(item.stamp for item in before)
+    return Taken(root=into, fingerprint=fingerprint_of(before) if stamped else None)
+
+
+def _copy_all(objects: Sequence[StoredObject], location: str, into: Path) -> None:
     into.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{into.name}.", dir=into.parent))
     try:
@@ -88,7 +124,6 @@ def download(location: str, into: Path, *, client: Any = None) -> Path:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return into
 
 
 def _models_location(uri: str, client: Any) -> str:

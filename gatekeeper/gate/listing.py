@@ -27,7 +27,7 @@ class StoredObject:
 
     path: str  # POSIX, relative to the tree's root
     size_bytes: int | None
-    stamp: str  # ETag, or modification time in ns; "" where the store tells neither
+    stamp: str  # ETag and times: differs after any write; "" where the store does not tell
     root: str  # the location it was listed under
 
 
@@ -94,15 +94,21 @@ def fingerprint(
     client: Any = None,
     destination: str | None = None,
 ) -> str:
-    """Return "meta:…" over names, sizes and ETags (or times): what changes when bytes change.
-
-    Cheap, and so no proof of content: it tells that a decided tree was touched afterwards.
+    """Return the `fingerprint_of` what lies under `location` now.
 
     Raises:
         IntakeError, ServiceError: As `list_objects`.
     """
+    return fingerprint_of(list_objects(location, client=client, destination=destination))
+
+
+def fingerprint_of(objects: Sequence[StoredObject]) -> str:
+    """Return "meta:…" over names, sizes, ETags and times: differs after any write.
+
+    Cheap, and so no proof of content: it tells that a decided tree was touched afterwards.
+    """
     total = hashlib.sha256()
-    for item in list_objects(location, client=client, destination=destination):
+    for item in objects:
         total.update(f"{item.path}\0{item.size_bytes}\0{item.stamp}\n".encode())
     return f"meta:{total.hexdigest()}"
 
@@ -213,9 +219,9 @@ def _listed_local(root: Path) -> Iterator[StoredObject]:
             stat = file.stat()
             path = file.name if file == root else file.relative_to(root).as_posix()
             base = root.parent if file == root else root
-            yield StoredObject(
-                path=path, size_bytes=stat.st_size, stamp=str(stat.st_mtime_ns), root=str(base)
-            )
+            # ctime and inode: whoever may write may also set mtime back.
+            stamp = f"{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+            yield StoredObject(path=path, size_bytes=stat.st_size, stamp=stamp, root=str(base))
 
 
 def _listed_s3(root: str) -> Iterator[StoredObject]:
@@ -227,9 +233,9 @@ def _listed_s3(root: str) -> Iterator[StoredObject]:
             for entry in page.get("Contents", ()):
                 path = entry["Key"][len(prefix.lstrip("/")) :]
                 if path and not path.endswith("/"):
-                    yield StoredObject(
-                        path=path, size_bytes=entry["Size"], stamp=entry["ETag"], root=root
-                    )
+                    # The time too: an object swapped and put back has the ETag it had.
+                    stamp = f"{entry['ETag']}:{entry['LastModified'].isoformat()}"
+                    yield StoredObject(path=path, size_bytes=entry["Size"], stamp=stamp, root=root)
 
 
 def _listed_by_mlflow(root: str) -> Iterator[StoredObject]:
