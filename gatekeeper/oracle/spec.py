@@ -1,6 +1,7 @@
 """Which segmenter does `--oracle SPEC` name?"""
 
 from pathlib import Path
+from typing import Any
 
 from gatekeeper.errors import OracleError, PluginError
 from gatekeeper.oracle.base import Segmenter
@@ -28,7 +29,8 @@ def build_segmenter(spec: str) -> Segmenter:
             hint="use regions, sam:CHECKPOINT[:vit_b|vit_l|vit_h|vit_t], or a plug-in's name",
         )
     try:
-        segmenter = Registry[Segmenter](GROUP).load(name)()
+        plugin: Any = Registry[Segmenter](GROUP).load(name)
+        segmenter = plugin()
     except (PluginError, TypeError) as error:
         known = ", ".join(Registry[Segmenter](GROUP).names())
         raise OracleError(
