@@ -66,7 +66,8 @@ def write_bundle(
             `triggers/NAME`.
         before: The model before rectification.
         after: The cleaned model.
-        rescan: The cleaned model's own scan.
+        rescan: The cleaned model's own scan, shown and linked as `rescan/report.html`; its
+            bundle is written by the caller, since it has pictures of its own.
 
     Raises:
         EvidenceError: It cannot be written (exit code 4): nothing may be announced.
@@ -117,9 +118,6 @@ def _contents(page: ReportPage, validation: Mapping[str, Json]) -> dict[str, byt
     for number, exhibit in enumerate(page.exhibits, 1):
         contents[f"exhibits/{number:03d}-clean.png"] = exhibit.clean_png
         contents[f"exhibits/{number:03d}-triggered.png"] = exhibit.triggered_png
-    if page.rescan is not None:
-        contents["rescan/report.json"] = to_json(page.rescan).encode()
-        contents["rescan/report.html"] = report_page(ReportPage(report=page.rescan)).encode()
     return contents
 
 
@@ -167,6 +165,6 @@ def _listed(out: Path) -> list[str]:
         names = [str(file["path"]) for file in document["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    ours = ("triggers", "exhibits", "rescan")
+    ours = ("triggers", "exhibits")
     safe = [PurePosixPath(name) for name in names]
     return [str(path) for path in safe if path.parts[:1][0] in ours and ".." not in path.parts]

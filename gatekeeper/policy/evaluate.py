@@ -25,6 +25,7 @@ def evaluate(
     probes: int,
     evaluated: bool = True,
     static_only: bool = False,
+    embedded: bool = False,
     explain: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Evaluation:
@@ -36,6 +37,8 @@ def evaluate(
         probes: Images that the scan evaluated.
         evaluated: Whether the scan ran to its end (False: out of budget, no text tower, …).
         static_only: Whether only files were read, because no model could be opened.
+        embedded: Whether the probes are the set that ships with the package: they count like
+            others, and a sentence about their number says so.
         explain: By measurement, a sentence about what was found, told with a broken rule.
         notes: Sentences that every verdict carries, e.g. that the embedded probes were used.
 
@@ -58,7 +61,7 @@ def evaluate(
         )
         for rule in policy.rules
     )
-    gaps = _gaps(policy, probes, evaluated, static_only)
+    gaps = _gaps(policy, probes, embedded, evaluated, static_only)
     verdict = _verdict(results, gaps)
     told = _reasons(policy.rules, results, verdict, gaps, explain or {})
     return Evaluation(
@@ -85,7 +88,9 @@ def _check(measurements: Mapping[str, float], probes: int) -> None:
         raise PolicyError(f"{probes} probes evaluated?", hint="count the images, from 0")
 
 
-def _gaps(policy: Policy, probes: int, evaluated: bool, static_only: bool) -> tuple[str, ...]:
+def _gaps(
+    policy: Policy, probes: int, embedded: bool, evaluated: bool, static_only: bool
+) -> tuple[str, ...]:
     """Return why this scan cannot acquit anybody, in sentences."""
     least = policy.evidence.min_probes
     if static_only:
@@ -94,8 +99,8 @@ def _gaps(policy: Policy, probes: int, evaluated: bool, static_only: bool) -> tu
         return ("The scan did not run to its end, so its silence proves nothing.",)
     if probes < least:
         return (
-            f"{probes} probe image{'' if probes == 1 else 's'} evaluated, "
-            f"the policy asks for at least {least}.",
+            f"{probes} {'embedded ' if embedded else ''}probe image{'' if probes == 1 else 's'} "
+            f"evaluated, the policy asks for at least {least}.",
         )
     return ()
 

@@ -65,38 +65,26 @@ class EvidenceTerms(_Section):
 
 
 class ScanSettings(_Section):
-    """How a worker scans what a plain client promotes; None: the scanner's default."""
+    """How a worker scans what a plain client promotes; None: the scanner's default.
+
+    In `models`, None means "as in `scan`".
+    """
 
     anchor: Text | None = Field(default=None, description="MODEL that is trusted")
-    probes: Text | None = Field(
-        default=None, description="folder of clean images; none: embedded set"
-    )
+    probes: Text | None = Field(default=None, description="clean images; null: the embedded set")
     labels: Text | None = Field(default=None, description="label file")
-    oracle: Text = "regions"
-    arch: Text | None = None
-    detectors: tuple[Name, ...] | None = Field(default=None, description="none: all built-in ones")
+    oracle: Text | None = Field(default=None, description="null: regions")
+    arch: Text | None = Field(default=None, description="open_clip name or config")
+    detectors: tuple[Name, ...] | None = Field(default=None, description="null: all built-in ones")
     budget: float | None = Field(default=None, gt=0, description="image passes")
-    seed: int = Field(default=0, ge=0, lt=2**63)
-
-
-class ScanOverride(_Section):
-    """What differs from `scan` for some models; None: as in `scan`."""
-
-    anchor: Text | None = None
-    probes: Text | None = None
-    labels: Text | None = None
-    oracle: Text | None = None
-    arch: Text | None = None
-    detectors: tuple[Name, ...] | None = None
-    budget: float | None = Field(default=None, gt=0)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="null: 0")
 
 
 class ModelScan(_Section):
     """Scan settings of the registered models whose name matches a glob."""
 
     name: Pattern
-    scan: ScanOverride
+    scan: ScanSettings
 
 
 # A dataclass: the contract's word `register` is taken in every pydantic model (ABCMeta.register).
