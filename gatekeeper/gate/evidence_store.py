@@ -9,13 +9,17 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from gatekeeper.errors import EvidenceError, GatekeeperError
 from gatekeeper.gate.client import asking, first_line
 from gatekeeper.gate.listing import s3_client
+
+if TYPE_CHECKING:
+    from gatekeeper.evidence.bundle import Bundle
 
 _HINT = "free space, or point GATEKEEPER_EVIDENCE at a store that works; nothing was decided"
 
@@ -25,11 +29,26 @@ def evidence_root() -> str | None:
     return os.environ.get("GATEKEEPER_EVIDENCE") or None
 
 
-def store_evidence(folder: Path, key: str, root: str | None = None) -> str | None:
-    """Copy `folder` to `root`/`key`, read it back and return where it lies.
+def files_in(folder: Path) -> dict[str, Path]:
+    """Return every file below `folder`, by POSIX path relative to it."""
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def bundle_files(bundle: "Bundle") -> dict[str, Path]:
+    """Return the bundle's own files; what else lies in a user's output folder is not ours."""
+    names = (*(file.path for file in bundle.files), "manifest.json")
+    return {name: bundle.root / name for name in names}
+
+
+def store_evidence(files: Mapping[str, Path], key: str, root: str | None = None) -> str | None:
+    """Copy `files` to `root`/`key`, read them back and return where they lie.
 
     Args:
-        folder: The bundle.
+        files: By path relative to the evidence's folder.
         key: One path component, unique to the scan.
         root: A folder or `s3://bucket/prefix`; by default `GATEKEEPER_EVIDENCE`. None: unset.
 
@@ -39,11 +58,11 @@ def store_evidence(folder: Path, key: str, root: str | None = None) -> str | Non
     root = root or evidence_root()
     if root is None:
         return None
-    digests = file_digests(folder)
     try:
+        digests = file_digests(files)
         if urlparse(root).scheme == "s3":
-            return _to_s3(folder, digests, root, key)
-        return _to_folder(folder, digests, Path(urlparse(root).path or root), key)
+            return _to_s3(files, digests, root, key)
+        return _to_folder(files, digests, Path(urlparse(root).path or root), key)
     except EvidenceError:
         raise
     except (OSError, GatekeeperError) as error:
@@ -52,13 +71,9 @@ def store_evidence(folder: Path, key: str, root: str | None = None) -> str | Non
         ) from error
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below `folder`, by POSIX path."""
-    return {
-        path.relative_to(folder).as_posix(): file_digest(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+def file_digests(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the SHA-256 of each file, hexadecimal, by its name."""
+    return {name: file_digest(path) for name, path in files.items()}
 
 
 def file_digest(path: Path) -> str:
@@ -79,32 +94,34 @@ def require_equal(sent: dict[str, str], kept: dict[str, str], where: str) -> Non
             raise EvidenceError(f"evidence in {where}: {path} is {problem}", hint=_HINT)
 
 
-def _to_folder(folder: Path, digests: dict[str, str], root: Path, key: str) -> str:
+def _to_folder(files: Mapping[str, Path], digests: dict[str, str], root: Path, key: str) -> str:
     target = root / key
     if target.exists():
-        require_equal(digests, file_digests(target), str(target))
+        require_equal(digests, file_digests(files_in(target)), str(target))
         return str(target)
     root.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
     try:
-        shutil.copytree(folder, partial, dirs_exist_ok=True)
-        require_equal(digests, file_digests(partial), str(target))
-        partial.chmod(0o755)
+        for name, path in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, partial / name)
+        require_equal(digests, file_digests(files_in(partial)), str(target))
+        partial.chmod(0o755)  # mkdtemp makes it private; evidence is read by others
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return str(target)
 
 
-def _to_s3(folder: Path, digests: dict[str, str], root: str, key: str) -> str:
+def _to_s3(files: Mapping[str, Path], digests: dict[str, str], root: str, key: str) -> str:
     parsed = urlparse(root)
     prefix = "/".join(part for part in (parsed.path.strip("/"), key) if part)
     where = f"s3://{parsed.netloc}/{prefix}"
     with asking(f"write {where}"):
         client = s3_client()
-        for path in digests:
-            client.upload_file(str(folder / path), parsed.netloc, f"{prefix}/{path}")
-        kept = {path: _s3_digest(client, parsed.netloc, f"{prefix}/{path}") for path in digests}
+        for name, path in files.items():
+            client.upload_file(str(path), parsed.netloc, f"{prefix}/{name}")
+        kept = {name: _s3_digest(client, parsed.netloc, f"{prefix}/{name}") for name in files}
     require_equal(digests, kept, where)
     return where
 

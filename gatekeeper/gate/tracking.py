@@ -11,17 +11,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from gatekeeper.errors import EvidenceError, GatekeeperError
 from gatekeeper.gate.client import asking, connect, first_line
-from gatekeeper.gate.evidence_store import file_digests, require_equal, store_evidence
+from gatekeeper.gate.evidence_store import (
+    bundle_files,
+    file_digests,
+    files_in,
+    require_equal,
+    store_evidence,
+)
 from gatekeeper.gate.pictures import log_label_table, log_search
 from gatekeeper.types import Quality, ScanReport
 
 if TYPE_CHECKING:
+    from gatekeeper.evidence.bundle import Bundle
     from gatekeeper.pipeline import Assessment, Rectification
 
 EXPERIMENT = "gatekeeper"
@@ -54,17 +61,17 @@ class EvidenceRun:
 
 def log_scan(
     assessment: "Assessment",
-    folder: Path,
+    files: Mapping[str, Path],
     *,
     model: str,
     client: Any = None,
     tags: Mapping[str, str] | None = None,
 ) -> EvidenceRun:
-    """Log one scan and its bundle in `folder`; return the run once every file was read back.
+    """Log one scan and its bundle; return the run once every file was read back.
 
     Args:
         assessment: The scan.
-        folder: What `pipeline.write` wrote.
+        files: What `pipeline.write` wrote, as `evidence_store.bundle_files` names it.
         model: The MODEL as people know it, e.g. `models:/clip/3`.
         client: MLflow client; by default the environment's.
         tags: More tags for the run.
@@ -76,7 +83,7 @@ def log_scan(
     name = f"scan {model.removeprefix('models:/')}: {report.verdict}"
     with evidence_run(name, {**_tags(report, model), **(tags or {})}, client) as (mlflow, run):
         _log_numbers(mlflow, run.run_id, report, model)
-        log_bundle(mlflow, run, folder)
+        log_files(mlflow, run, files)
         log_label_table(mlflow, run.run_id, outcome.label_rows, outcome.exhibits)
         log_search(mlflow, run.run_id, outcome.steps)
     return run
@@ -84,13 +91,13 @@ def log_scan(
 
 def log_rectification(
     result: "Rectification",
-    folder: Path,
+    files: Mapping[str, Path],
     *,
     model: str,
     client: Any = None,
     tags: Mapping[str, str] | None = None,
 ) -> EvidenceRun:
-    """Log a repair: before and after, the re-scan, all in `folder`, the cleaned model included.
+    """Log a repair: before and after, the re-scan, and the files given.
 
     A cleaned model that fails its re-scan is kept here and nowhere else.
 
@@ -103,24 +110,24 @@ def log_rectification(
     with evidence_run(name, own, client) as (mlflow, run):
         _log_numbers(mlflow, run.run_id, report, model)
         _log_quality(mlflow, run.run_id, result)
-        log_bundle(mlflow, run, folder)
+        log_files(mlflow, run, files)
         log_label_table(mlflow, run.run_id, outcome.label_rows, outcome.exhibits)
         log_search(mlflow, run.run_id, outcome.steps)
     return run
 
 
-def log_local_scan(assessment: "Assessment", bundle: Any, *, model: str, say: Say) -> None:
+def log_local_scan(assessment: "Assessment", bundle: "Bundle", *, model: str, say: Say) -> None:
     """Log what `gatekeeper scan` found where the environment says; tell with `say` where.
 
     Raises:
         EvidenceError: It could not be stored; the report in the output folder stays.
     """
-    stored = store_evidence(bundle.root, evidence_key(assessment.report))
+    files = bundle_files(bundle)
+    stored = store_evidence(files, evidence_key(assessment.report))
     if stored:
         say(f"Evidence: {stored}")
-    if not _wanted(model, say):
-        return
-    say(f"MLflow run: {log_scan(assessment, bundle.root, model=model).url}")
+    if _wanted(model, say):
+        say(f"MLflow run: {log_scan(assessment, files, model=model).url}")
 
 
 def log_local_rectification(result: "Rectification", *, model: str, say: Say) -> None:
@@ -129,12 +136,22 @@ def log_local_rectification(result: "Rectification", *, model: str, say: Say) ->
     Raises:
         EvidenceError: It could not be stored; the output folder stays.
     """
-    stored = store_evidence(result.out, evidence_key(result.report))
+    files = rectification_files(result)
+    stored = store_evidence(files, evidence_key(result.report))
     if stored:
         say(f"Evidence: {stored}")
-    if not _wanted(model, say):
-        return
-    say(f"MLflow run: {log_rectification(result, result.out, model=model).url}")
+    if _wanted(model, say):
+        say(f"MLflow run: {log_rectification(result, files, model=model).url}")
+
+
+def rectification_files(result: "Rectification", *, with_model: bool = False) -> dict[str, Path]:
+    """Return the evidence of a repair: its bundle, the re-scan's, and the model if wanted."""
+    files = bundle_files(result.bundle)
+    folders = ("rescan", "model") if with_model else ("rescan",)
+    for folder in folders:
+        inside = files_in(result.out / folder)
+        files |= {f"{folder}/{name}": path for name, path in inside.items()}
+    return files
 
 
 def evidence_key(report: ScanReport) -> str:
@@ -169,17 +186,19 @@ def evidence_run(
         ) from error
 
 
-def log_bundle(client: Any, run: EvidenceRun, folder: Path) -> None:
-    """Upload every file in `folder`, then read back what the run holds and compare.
+def log_files(client: Any, run: EvidenceRun, files: Mapping[str, Path]) -> None:
+    """Upload `files`, then read back what the run holds and compare.
 
     Raises:
         EvidenceError: Other bytes came back.
     """
-    sent = file_digests(folder)
-    client.log_artifacts(run.run_id, str(folder))
+    for name, path in files.items():
+        folder = str(PurePosixPath(name).parent)
+        client.log_artifact(run.run_id, str(path), None if folder == "." else folder)
     with tempfile.TemporaryDirectory(prefix="gatekeeper-") as scratch:
         client.download_artifacts(run.run_id, "", scratch)
-        require_equal(sent, file_digests(Path(scratch)), f"run {run.run_id}")
+        kept = file_digests(files_in(Path(scratch)))
+    require_equal(file_digests(files), kept, f"run {run.run_id}")
 
 
 def experiment_id(client: Any) -> str:
