@@ -7,6 +7,7 @@ For display alone; nothing here is ever read back as truth. Links, not pictures:
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from gatekeeper.gate.db.records import Attempt, DecisionRecord
 from gatekeeper.types import Verdict
@@ -109,9 +110,8 @@ def version_link(uri: str) -> str:
     name, _, version = uri.removeprefix("models:/").rpartition("/")
     if not name or not version.isdigit():
         return f"`{escape(uri, 200)}`"
-    from urllib.parse import quote
-
-    return f"[{escape(name, 80)} version {version}](#/models/{quote(name, safe='')}/versions/{version})"
+    address = f"#/models/{quote(name, safe='')}/versions/{version}"
+    return f"[{escape(name, 80)} version {version}]({address})"
 
 
 def escape(text: str, most: int) -> str:

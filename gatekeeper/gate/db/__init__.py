@@ -31,6 +31,7 @@ from gatekeeper.gate.db.jobs import (
     job,
     jobs,
     open_job,
+    release_job,
     retry_job,
 )
 from gatekeeper.gate.db.records import (
@@ -76,6 +77,7 @@ __all__ = [
     "rectified_from",
     "rectified_origin",
     "redacted",
+    "release_job",
     "retry_job",
     "version_row",
     "write_display",

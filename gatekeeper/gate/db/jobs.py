@@ -146,6 +146,26 @@ def fail_job(
     return _close(connection, _mine(job_id, owner), status="failed", error=error)
 
 
+def release_job(connection: Connection, job_id: int, owner: str) -> bool:
+    """Hand a job back as it was, as when a worker is told to stop: no attempt is counted.
+
+    Returns:
+        False if the job is no longer this owner's.
+    """
+    back = (
+        update(_t)
+        .where(_mine(job_id, owner))
+        .values(
+            status="queued",
+            lease_owner=None,
+            lease_until=None,
+            attempts=_t.c.attempts - 1,
+            not_before=0,
+        )
+    )
+    return connection.execute(back).rowcount == 1
+
+
 def cancel_job(connection: Connection, job_id: int) -> bool:
     """Take a job off the queue; False if it was not open. A running worker notices at its beat."""
     is_open = and_(_t.c.id == job_id, _t.c.open_key.is_not(None))
