@@ -39,6 +39,7 @@ class Rectified:
     after: Quality
     images_used: int
     steps: int
+    held_out: int = 0  # images both qualities were measured on; not trained on
     notes: tuple[str, ...] = ()
 
 

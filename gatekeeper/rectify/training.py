@@ -1,0 +1,98 @@
+"""One stretch of fine-tuning: what is learned from clean and from triggered images."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
+from torch import Tensor
+
+from gatekeeper.clip.model import ZeroShot
+from gatekeeper.rectify.teacher import Lesson, join
+from gatekeeper.rectify.tower import LateTower
+from gatekeeper.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Cached early features of many images and the right answers to them."""
+
+    features: Tensor  # [N, ...]
+    lesson: Lesson
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def joined(self, other: "Pool") -> "Pool":
+        """Return both pools as one."""
+        return Pool(
+            features=torch.cat([self.features, other.features]),
+            lesson=join([self.lesson, other.lesson]),
+        )
+
+    def draw(self, count: int, generator: torch.Generator) -> "tuple[Tensor, Lesson]":
+        """Return `count` rows with replacement."""
+        index = torch.randint(0, len(self), (count,), generator=generator)
+        return self.features[index], self.lesson.rows(index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What each part of the loss weighs."""
+
+    cosine: float = 25.0  # 1 - cosine to the teacher's embedding
+    distribution: float = 1.25  # KL to the teacher's zero-shot distribution
+    caption: float = 1.0  # cross-entropy of triggered images to their true caption
+
+
+def train(
+    tower: LateTower,
+    clean: Pool,
+    stamped: Pool,
+    head: ZeroShot,
+    weights: Weights,
+    runtime: Runtime,
+    *,
+    steps: int,
+    rate: float,
+    batch: tuple[int, int],
+    name: str,
+    what: str,
+) -> None:
+    """Train `tower` in place: `batch` = (clean, stamped) images a step, rate annealed to zero.
+
+    The loss is distillation on both kinds; a stamped image is taught what the *clean* image
+    deserves, which is what takes the trigger's meaning away. AdamW without decay, fp32.
+    """
+    generator = runtime.generator("rectify", name)
+    optimiser = torch.optim.AdamW(tower.parameters, lr=rate, weight_decay=0.0)
+    device = tower.parameters[0].device
+    text = head.weights.to(device)
+    for step in runtime.progress(range(steps), what):
+        for group in optimiser.param_groups:
+            warm = min(1.0, (step + 1) / (0.1 * steps))
+            group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        a, right_a = clean.draw(batch[0], generator)
+        b, right_b = stamped.draw(batch[1], generator)
+        z = tower.embed(torch.cat([a, b]), runtime)
+        right = join([right_a, right_b])
+        logits = head.scale * z @ text.T
+        loss = distillation(z, logits, right, weights)
+        known = right_b.truth.to(device)
+        if bool((known >= 0).any()):
+            loss = loss + weights.caption * F.cross_entropy(
+                logits[batch[0] :], known, ignore_index=-1
+            )
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(tower.parameters, 10.0)
+        optimiser.step()
+
+
+def distillation(z: Tensor, logits: Tensor, right: Lesson, weights: Weights) -> Tensor:
+    """Return how far `z` ([B, D]) and `logits` ([B, C]) are from the teacher's, a scalar."""
+    near = (z * right.embedding.to(z)).sum(dim=1)
+    divergence = F.kl_div(
+        logits.log_softmax(dim=1), right.probabilities.to(z), reduction="batchmean"
+    )
+    return weights.cosine * (1 - near).mean() + weights.distribution * divergence
