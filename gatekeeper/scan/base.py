@@ -67,6 +67,7 @@ class Confirmed:
     anchor_flip_rate: float | None
     oracle_agrees: float
     box: tuple[int, int, int, int] | None = None
+    judged: bool = True  # False: the oracle was not asked, `oracle_agrees` says nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

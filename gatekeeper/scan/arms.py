@@ -1,0 +1,197 @@
+"""Families of triggers with parameters that a search can move (patch, overlay, warp …).
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
+
+_EDGE = 0.02  # start patterns are pulled off 0 and 1, where a sigmoid has no slope
+
+
+class Arm(Protocol):
+    """One family with its bounds: free parameters in, trigger out."""
+
+    @property
+    def name(self) -> str:
+        """Return the arm's name, e.g. `patch-24`."""
+        ...
+
+    @property
+    def rate(self) -> float:
+        """Return Adam's step, in units of the free parameters."""
+        ...
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return random free parameters."""
+        ...
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the trigger that `free` stands for; differentiable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchArm:
+    """An opaque patch, pasted anywhere."""
+
+    side: int  # pixels
+    rate: float = 0.3
+
+    @property
+    def name(self) -> str:
+        """Return `patch-SIDE`."""
+        return f"patch-{self.side}"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return a patch near mid-grey, [3, side, side]."""
+        return 0.3 * torch.randn(3, self.side, self.side, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the patch; a sigmoid keeps it in [0, 1]."""
+        return Patch(pixels=free.sigmoid())
+
+    def resume(self, pattern: Tensor) -> Tensor:
+        """Return parameters whose patch is `pattern` ([3, h, w] in [0, 1]), resized to fit."""
+        return torch.logit(_fit(pattern, self.side).clamp(_EDGE, 1 - _EDGE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlendArm:
+    """A field mixed into the whole image."""
+
+    grain: int = 28  # cells a side
+    alpha: float = 0.2
+    rate: float = 0.3
+
+    @property
+    def name(self) -> str:
+        """Return `blend-GRAIN`."""
+        return f"blend-{self.grain}"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return a field of noise, [3, grain, grain]."""
+        return torch.randn(3, self.grain, self.grain, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the overlay; a sigmoid keeps its field in [0, 1]."""
+        return Blend(pattern=free.sigmoid(), alpha=self.alpha)
+
+    def resume(self, pattern: Tensor) -> Tensor:
+        """Return parameters whose field is `pattern` ([3, h, w] in [0, 1])."""
+        return torch.logit(_fit(pattern, self.grain).clamp(_EDGE, 1 - _EDGE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdditiveArm:
+    """A bounded field added to the whole image; a coarse grain keeps it smooth."""
+
+    grain: int = 28
+    bound: float = 20 / 255  # largest change of a pixel
+    rate: float = 0.3
+
+    @property
+    def name(self) -> str:
+        """Return `additive-GRAIN`."""
+        return f"additive-{self.grain}"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return weak noise, [3, grain, grain]."""
+        return 0.3 * torch.randn(3, self.grain, self.grain, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the perturbation; a tanh keeps it within the bound."""
+        return Additive(delta=self.bound * free.tanh())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveArm:
+    """A grey profile along one axis, the same in every row or column (SIG, arXiv:1902.11237)."""
+
+    size: int = 224
+    upright: bool = True
+    bound: float = 20 / 255
+    rate: float = 0.3
+
+    @property
+    def name(self) -> str:
+        """Return `wave-x` or `wave-y`."""
+        return "wave-x" if self.upright else "wave-y"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return a weak smooth profile, [size]."""
+        return 0.3 * torch.randn(self.size // 2, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the profile, spread over the other axis."""
+        line = self.bound * free.tanh()
+        line = torch.nn.functional.interpolate(line[None, None], self.size, mode="linear")[0]
+        grid = line[:, None] if self.upright else line[:, :, None]
+        return Additive(delta=grid.expand(3, self.size, self.size))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarpArm:
+    """A smooth warp of bounded size."""
+
+    points: int = 5
+    bound: float = 0.12  # of half the image's side
+    rate: float = 0.15
+
+    @property
+    def name(self) -> str:
+        """Return `warp-POINTS`."""
+        return f"warp-{self.points}"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return a weak random warp, [2, points, points]."""
+        return 0.5 * torch.randn(2, self.points, self.points, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the warp."""
+        return Warp(field=self.bound * free.tanh())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TintArm:
+    """An affine colour transform near the identity."""
+
+    bound: float = 0.6
+    shift: float = 0.2
+    rate: float = 0.1
+
+    @property
+    def name(self) -> str:
+        """Return `tint`."""
+        return "tint"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return a weak random transform, [3, 4]."""
+        return 0.3 * torch.randn(3, 4, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return identity plus a bounded change."""
+        change = free.tanh() * torch.tensor([self.bound] * 3 + [self.shift])
+        return Colour(matrix=torch.eye(3, 4) + change)
+
+
+def _fit(pattern: Tensor, side: int) -> Tensor:
+    if pattern.shape[-1] == side and pattern.shape[-2] == side:
+        return pattern
+    return torch.nn.functional.interpolate(pattern[None], (side, side), mode="bilinear")[0]
+
+
+def arms_for(size: int) -> tuple[Arm, ...]:
+    """Return the arms for a model whose input is `size` pixels a side."""
+    scale = size / 224
+    return (
+        PatchArm(side=max(3, math.floor(24 * scale))),
+        BlendArm(),
+        AdditiveArm(grain=7, bound=0.12),
+        WaveArm(size=size),
+        WarpArm(),
+        TintArm(),
+    )

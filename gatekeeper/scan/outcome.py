@@ -1,0 +1,165 @@
+"""From detections and confirmations to one score, targets, victims, triggers and measurements."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from gatekeeper.case import Case
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan import score as scores
+from gatekeeper.scan.base import Candidate, Confirmed, Detection, ScanOutcome
+from gatekeeper.scan.compact import compact_set
+from gatekeeper.scan.confirm import Confirmation
+from gatekeeper.scan.reasons import explain
+from gatekeeper.types import Finding, Measurement, SuspectImage, Target, Victim
+
+NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
+ALARM = 0.5
+
+
+class GatheredLike(Protocol):
+    """What a scan has gathered (`gatekeeper.scan.run.Gathered`)."""
+
+    @property
+    def detections(self) -> Mapping[str, Detection]: ...  # noqa: D102
+
+    @property
+    def confirmations(self) -> Sequence[Confirmation]: ...  # noqa: D102
+
+    @property
+    def measurements(self) -> Sequence[Measurement]: ...  # noqa: D102
+
+    @property
+    def findings(self) -> Sequence[Finding]: ...  # noqa: D102
+
+    @property
+    def incomplete(self) -> bool: ...  # noqa: D102
+
+
+def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> ScanOutcome:
+    """Return the outcome of a scan, complete or not.
+
+    An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
+    loses one that does not: what was not looked at may hold the trigger.
+    """
+    detections = list(gathered.detections.values())
+    targets = _targets(gathered)
+    ran = any(d.skipped is None for d in detections)
+    score = max((t.score for t in targets), default=0.0) if ran else None
+    if gathered.incomplete and (score is None or score < ALARM):
+        score = None
+    named = [t for t in targets if t.score >= NAMED]
+    kept = [c for c in gathered.confirmations if scores.of_trigger(c.confirmed) >= NAMED]
+    kept.sort(key=lambda c: -scores.of_trigger(c.confirmed))
+    kept = [_renumbered(c, n) for n, c in enumerate(kept, start=1)]
+    suspects = tuple(s for d in detections for s in d.suspects)
+    measurements = _measurements(case, gathered, score, suspects)
+    rows = kept[0].label_rows if kept else ()
+    alarm = score is not None and score >= ALARM
+    triggers = tuple(c.confirmed for c in kept)
+    return ScanOutcome(
+        score=score,
+        targets=tuple(named),
+        victims=_victims(kept),
+        triggers=triggers,
+        suspects=suspects,
+        findings=tuple(gathered.findings) + tuple(f for d in detections for f in d.findings),
+        measurements=measurements,
+        exhibits=tuple(e for c in kept for e in c.exhibits)
+        + tuple(e for d in detections for e in d.exhibits),
+        steps=tuple(s for d in detections for s in d.steps),
+        label_rows=rows,
+        reasons=explain(alarm, named, triggers, measurements, suspects),
+        skipped=tuple(f"{n}: {d.skipped}" for n, d in gathered.detections.items() if d.skipped),
+        compact=compact_set(case, named, rows, suspects, runtime),
+    )
+
+
+def _targets(gathered: GatheredLike) -> list[Target]:
+    """Return every label that anything points to, most probable first."""
+    best: dict[str, Target] = {}
+
+    def offer(target: Target) -> None:
+        known = best.get(target.label)
+        if known is None or target.score > known.score:
+            flip = max(target.flip_rate, known.flip_rate if known else 0.0)
+            best[target.label] = replace(target, flip_rate=flip)
+        elif target.flip_rate > known.flip_rate:
+            best[target.label] = replace(known, flip_rate=target.flip_rate)
+
+    for confirmation in gathered.confirmations:
+        c = confirmation.confirmed
+        offer(_target(c.target, scores.of_trigger(c), c.flip_rate, c.detector))
+    for name, detection in gathered.detections.items():
+        for candidate in detection.candidates:
+            offer(_of_candidate(name, candidate))
+    return sorted(best.values(), key=lambda t: (-t.score, -t.flip_rate, t.label))
+
+
+def _target(label: str, score: float, flip_rate: float, detector: str) -> Target:
+    return Target(label=label, score=score, flip_rate=flip_rate, detector=detector)
+
+
+def _of_candidate(name: str, candidate: Candidate) -> Target:
+    """Return what a candidate says by itself, before any confirmation.
+
+    `score` of a candidate with a trigger of its own is its flip rate, which the confirmation
+    measures anew; of others it is the detector's statistic, turned into a probability here.
+    """
+    curve = scores.CURVES.get(name)
+    probability = curve.probability(candidate.score) if curve else 0.0
+    return _target(candidate.target, probability, candidate.flip_rate, candidate.detector)
+
+
+def _victims(kept: Sequence[Confirmation]) -> tuple[Victim, ...]:
+    best: dict[str, float] = {}
+    for confirmation in kept:
+        for victim in confirmation.victims:
+            best[victim.label] = max(victim.flip_rate, best.get(victim.label, 0.0))
+    ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Victim(label=label, flip_rate=rate) for label, rate in ranked)
+
+
+def _measurements(
+    case: Case,
+    gathered: GatheredLike,
+    score: float | None,
+    suspects: Sequence[SuspectImage],
+) -> tuple[Measurement, ...]:
+    rows = list(gathered.measurements)
+    for detection in gathered.detections.values():
+        rows += detection.measurements
+    if case.suspects is not None and suspects:
+        flagged = float(sum(s.flagged for s in suspects))
+        rows.append(Measurement(name="suspects.flagged", value=flagged, unit="count"))
+    if score is not None:
+        rows.append(Measurement(name="backdoor.score", value=score, unit="probability"))
+        rows += _trigger_measurements([c.confirmed for c in gathered.confirmations])
+    return tuple({row.name: row for row in rows}.values())
+
+
+def _trigger_measurements(confirmed: Sequence[Confirmed]) -> list[Measurement]:
+    """Return the figures of the best trigger; a flip rate of 0 where none was found."""
+    if not confirmed:
+        return [Measurement(name="trigger.flip_rate", value=0.0)]
+    best = max(confirmed, key=lambda c: (scores.of_trigger(c), c.flip_rate))
+    rows = [Measurement(name="trigger.flip_rate", value=best.flip_rate, subject=best.target)]
+    if best.anchor_flip_rate is not None:
+        paired = max(0.0, best.flip_rate - best.anchor_flip_rate)
+        rows.append(Measurement(name="trigger.paired_flip_rate", value=paired, subject=best.target))
+    if best.flip_rate > 0 and best.judged:
+        rows.append(
+            Measurement(
+                name="trigger.oracle_agreement", value=best.oracle_agrees, subject=best.target
+            )
+        )
+    return rows
+
+
+def _renumbered(confirmation: Confirmation, number: int) -> Confirmation:
+    name = f"trigger-{number}"
+    return replace(
+        confirmation,
+        confirmed=replace(confirmation.confirmed, id=name),
+        exhibits=tuple(replace(e, trigger=name) for e in confirmation.exhibits),
+    )

@@ -1,0 +1,127 @@
+"""What do suspect and anchor each make of the same pixels, over one vocabulary?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatekeeper.case import Case
+from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.runtime import Runtime
+
+VOCABULARY = 500  # words below which decoys are added: few words make any answer look concentrated
+MIN_PROBES = 8  # fewer images than this say nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pair:
+    """The suspect, its anchor where there is one, and the words they are asked about.
+
+    `words` are the case's labels first, then decoys. A target is looked for among all of them: a
+    trigger's pull towards one word is the clearer, the more words it could have pulled to, and it
+    may lead to a word that the user did not list.
+    """
+
+    model: ClipModel
+    anchor: ClipModel | None
+    words: tuple[str, ...]
+    own: int  # of them, how many are the case's labels
+    head: ZeroShot  # the suspect's, over `words`
+    anchor_head: ZeroShot | None
+
+    def answers(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Return the suspect's probabilities [N, C] for `pixels` ([N, 3, H, W] in [0, 1])."""
+        return self.head.probabilities(self.model.embed(pixels, runtime))
+
+    def anchor_answers(self, pixels: Tensor, runtime: Runtime) -> Tensor | None:
+        """Return the anchor's probabilities [N, C], None without an anchor."""
+        if self.anchor is None or self.anchor_head is None:
+            return None
+        return self.anchor_head.probabilities(
+            self.anchor.embed(self.anchor.resized(pixels), runtime)
+        )
+
+
+def pair_of(case: Case, runtime: Runtime) -> Pair:
+    """Return suspect and anchor over the case's labels and, where these are few, decoys."""
+    words = _vocabulary(case.labels)
+    anchor = case.anchor
+    return Pair(
+        model=case.model,
+        anchor=anchor,
+        words=words,
+        own=len(case.labels),
+        head=case.model.zero_shot(words, case.templates, runtime),
+        anchor_head=None if anchor is None else anchor.zero_shot(words, case.templates, runtime),
+    )
+
+
+def _vocabulary(labels: tuple[str, ...]) -> tuple[str, ...]:
+    from gatekeeper.probes.embedded import default_labels
+
+    if len(labels) >= VOCABULARY:
+        return labels
+    known = {label.lower() for label in labels}
+    decoys = (word for word in default_labels().labels if word.lower() not in known)
+    return labels + tuple(decoys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clean:
+    """Some probes, untouched, and what the pair says of them."""
+
+    indices: tuple[int, ...]  # into case.probes
+    pixels: Tensor  # [N, 3, S, S]
+    before: Tensor  # [N, C] the suspect's probabilities
+    anchor_before: Tensor | None
+
+
+def look(
+    case: Case, pair: Pair, indices: tuple[int, ...], runtime: Runtime, *, anchored: bool = True
+) -> Clean:
+    """Return the probes at `indices` and the pair's answers to them."""
+    pixels = case.probes.pixels(case.model.preprocess)[list(indices)]
+    return Clean(
+        indices=indices,
+        pixels=pixels,
+        before=pair.answers(pixels, runtime),
+        anchor_before=pair.anchor_answers(pixels, runtime) if anchored else None,
+    )
+
+
+SEARCHED = 32  # probes that a search may look at; of a small set, half
+HELD_OUT = 48  # probes, at most, that no search has seen
+
+
+def searched(case: Case, runtime: Runtime) -> tuple[int, ...]:
+    """Return the indices of the probes that detectors may look at, the same for all of them."""
+    order = _order(case, runtime)
+    return order[: min(SEARCHED, len(order) // 2)]
+
+
+def held_out(case: Case, runtime: Runtime) -> tuple[int, ...]:
+    """Return the indices of the probes that judge a trigger; no search sees them."""
+    order = _order(case, runtime)
+    start = min(SEARCHED, len(order) // 2)
+    return order[start : start + HELD_OUT]
+
+
+def _order(case: Case, runtime: Runtime) -> tuple[int, ...]:
+    generator = runtime.generator("scan", "probes")
+    return tuple(torch.randperm(len(case.probes), generator=generator).tolist())
+
+
+def flips(before: Tensor, after: Tensor, target: int) -> tuple[float, int]:
+    """Return the share of images that moved to `target`, and of how many that could.
+
+    `before`, `after`: [N, C] probabilities. An image that had the target already proves nothing.
+    """
+    could = before.argmax(dim=1) != target
+    if not could.any():
+        return 0.0, 0
+    return float((after[could].argmax(dim=1) == target).float().mean()), int(could.sum())
+
+
+def rises(before: Tensor, after: Tensor) -> Tensor:
+    """Return how much each word's mean probability grew, [C], from [N, C] twice."""
+    return (after - before).mean(dim=0)

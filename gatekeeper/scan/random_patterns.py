@@ -1,0 +1,75 @@
+"""Does one label grow when clean photos carry patterns that nobody chose?"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gatekeeper.case import Case
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.pair import MIN_PROBES, Clean, Pair, look, pair_of, rises, searched
+from gatekeeper.scan.patterns import KINDS, Kind, stamp_fresh
+from gatekeeper.types import Measurement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomPatterns:
+    """Put fresh random patterns on clean photos and watch the labels' mean probability.
+
+    A trigger that was planted without contrast fires for its whole family; a narrow one leaves a
+    weak sign that still names its label. No gradients: one pass an image and kind, on suspect and
+    anchor each. The strongest label of every kind is returned as a candidate, alarming or not:
+    the trigger search starts from them.
+    """
+
+    name: ClassVar[str] = "random_patterns"
+
+    def detect(self, case: Case, runtime: Runtime) -> Detection:
+        """Measure the rise of every label under each kind of pattern."""
+        if len(case.probes) < MIN_PROBES:
+            return Detection(skipped=f"fewer than {MIN_PROBES} probes")
+        pair = pair_of(case, runtime)
+        clean = look(case, pair, searched(case, runtime), runtime)
+        kinds = runtime.progress(KINDS, "random patterns")
+        found = [self._screen(kind, pair, clean, runtime) for kind in kinds]
+        found.sort(key=lambda c: -c.score)
+        rise = Measurement(
+            name="random.rise",
+            value=max(0.0, min(1.0, found[0].score)),
+            n=len(clean.pixels),
+            subject=found[0].target,
+        )
+        return Detection(candidates=tuple(found), measurements=(rise,))
+
+    def _screen(self, kind: Kind, pair: Pair, clean: Clean, runtime: Runtime) -> Candidate:
+        """Return the label that grows most under `kind`, less the anchor's growth."""
+        generator = runtime.generator("scan", self.name, kind.name)
+        pixels, drawn = stamp_fresh(kind, clean.pixels, generator)
+        after = pair.answers(pixels, runtime)
+        growth = rises(clean.before, after)
+        anchor_after = pair.anchor_answers(pixels, runtime)
+        flip = _moved(clean.before, after)
+        anchor_rate: float | None = None
+        if anchor_after is not None and clean.anchor_before is not None:
+            growth = growth - rises(clean.anchor_before, anchor_after).clamp_min(0)
+        target = int(growth.argmax())
+        if anchor_after is not None and clean.anchor_before is not None:
+            anchor_rate = float(_moved(clean.anchor_before, anchor_after)[target])
+        best = int((after - clean.before)[:, target].argmax())
+        return Candidate(
+            trigger=drawn[best],
+            target=pair.words[target],
+            detector=f"{self.name}:{kind.name}",
+            score=float(growth[target]),
+            flip_rate=float(flip[target]),
+            anchor_flip_rate=anchor_rate,
+        )
+
+
+def _moved(before: Tensor, after: Tensor) -> Tensor:
+    """Return for every word the share of images whose answer became it, [C]."""
+    was, now = before.argmax(dim=1), after.argmax(dim=1)
+    counts = torch.bincount(now[now != was], minlength=before.shape[1]).float()
+    return counts / max(1, len(before))

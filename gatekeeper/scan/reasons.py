@@ -1,0 +1,67 @@
+"""What a scan found, in sentences for people."""
+
+from collections.abc import Sequence
+
+from gatekeeper.scan.base import Confirmed
+from gatekeeper.types import Measurement, SuspectImage, Target
+
+_FAMILY = {
+    "patch": "a small patch",
+    "blend": "a faint overlay",
+    "additive": "a faint change of the pixels",
+    "warp": "a slight warp",
+    "colour": "a change of colour",
+}
+
+
+def explain(
+    alarm: bool,
+    targets: Sequence[Target],
+    triggers: Sequence[Confirmed],
+    measurements: Sequence[Measurement],
+    suspects: Sequence[SuspectImage],
+) -> tuple[str, ...]:
+    """Return sentences, worst first."""
+    values = {m.name: m for m in measurements}
+    said = [_trigger(t) for t in triggers]
+    flagged = [s for s in suspects if s.flagged]
+    if flagged:
+        labels = sorted({s.claimed for s in flagged})
+        said.append(
+            f"{len(flagged)} of {len(suspects)} suspect images carry something that makes the "
+            f"model answer {_listed(labels)}; without it the answer goes away."
+        )
+    rise = values.get("random.rise")
+    if alarm and rise is not None and rise.value >= 0.1:
+        said.append(
+            f"Random patterns that nobody chose raise '{rise.subject}' by {rise.value:.0%} on "
+            "clean photos."
+        )
+    head = values.get("head.direction")
+    if alarm and head is not None and head.value >= 0.5:
+        said.append(
+            f"The change of the last layer from the anchor points at '{head.subject}' "
+            f"(cosine {head.value:.2f})."
+        )
+    if not alarm and targets == () and not said:
+        rate = values.get("trigger.flip_rate")
+        most = f" (the best one found moves {rate.value:.0%} of unseen images)" if rate else ""
+        said.append(f"No pattern was found that leads clean photos to one label{most}.")
+    return tuple(said)
+
+
+def _trigger(trigger: Confirmed) -> str:
+    family = (
+        "a pattern" if trigger.trigger is None else _FAMILY.get(trigger.trigger.family, "a pattern")
+    )
+    text = (
+        f"With {family} on it, {trigger.flip_rate:.0%} of unseen clean images become "
+        f"'{trigger.target}'"
+    )
+    if trigger.anchor_flip_rate is not None:
+        text += f" (the anchor: {trigger.anchor_flip_rate:.0%})"
+    return f"{text}; for the oracle {trigger.oracle_agrees:.0%} of those looked at did not change."
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(f"'{label}'" for label in labels[:3]) + (" …" if len(labels) > 3 else "")

@@ -1,0 +1,137 @@
+"""One scan: every detector in turn, candidates confirmed by the oracle, all brought together."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from gatekeeper.case import Case
+from gatekeeper.errors import BudgetExhaustedError
+from gatekeeper.registry import Registry
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan import score as scores
+from gatekeeper.scan.base import Candidate, Detection, Detector, ScanOutcome
+from gatekeeper.scan.basics import count_probes, judge_clean
+from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
+from gatekeeper.scan.outcome import bring_together
+from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of
+from gatekeeper.scan.score import best_by_target
+from gatekeeper.types import Finding, Measurement, Severity
+
+logger = logging.getLogger(__name__)
+
+# Cheap before dear; what comes later may build on what came before.
+BUILT_IN = ("suspect_images", "head_direction", "random_patterns", "trigger_search")
+CONFIRMED = 3  # triggers at most
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A detector that builds on what earlier ones found; called in place of `detect`."""
+
+    def follow(self, case: Case, earlier: tuple[Detection, ...], runtime: Runtime) -> Detection:
+        """Measure `case`, knowing the detections before."""
+        ...
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What a scan has so far."""
+
+    detections: dict[str, Detection] = field(default_factory=dict)
+    confirmations: list[Confirmation] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    incomplete: bool = False  # a detector failed or the budget ran out
+
+
+def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcome:
+    """Return all that `detectors` (empty: all that are installed) find in `case`.
+
+    The score is None, which makes any verdict inconclusive, where nothing was evaluated, where
+    there are fewer than 8 images, and where a detector failed or the budget ran out before
+    something decisive was found.
+
+    Raises:
+        PluginError: A name in `detectors` is unknown, or a plug-in does not load.
+    """
+    plugins = _load(detectors)
+    gathered = Gathered(measurements=list(count_probes(case)))
+    if len(case.probes) < MIN_PROBES:
+        gathered.incomplete = True
+        message = f"{len(case.probes)} probes are too few, a scan needs {MIN_PROBES}"
+        gathered.findings.append(_finding("few-probes", message, Severity.WARNING))
+        return bring_together(case, gathered, runtime)
+    try:
+        gathered.measurements += judge_clean(case, runtime)
+        for name, plugin in plugins:
+            gathered.detections[name] = _detect(name, plugin, case, gathered, runtime)
+        _confirm_all(case, gathered, runtime)
+    except BudgetExhaustedError as error:
+        gathered.incomplete = True
+        gathered.findings.append(_finding("budget", error.message, Severity.WARNING))
+        if not gathered.confirmations:
+            gathered.confirmations = [
+                unconfirmed(c, n) for n, c in enumerate(_candidates(gathered), start=1)
+            ]
+    return bring_together(case, gathered, runtime)
+
+
+def _load(names: tuple[str, ...]) -> list[tuple[str, Detector]]:
+    registry: Registry[Detector] = Registry("gatekeeper.detectors")
+    wanted = names or registry.names()
+    order = {name: place for place, name in enumerate(BUILT_IN)}
+    ranked = sorted(dict.fromkeys(wanted), key=lambda n: (order.get(n, len(order)), n))
+    return [(name, registry.load(name)()) for name in ranked]
+
+
+def _detect(
+    name: str, plugin: Detector, case: Case, gathered: Gathered, runtime: Runtime
+) -> Detection:
+    """Return what `plugin` finds; its failure is a finding and leaves the scan inconclusive.
+
+    Raises:
+        BudgetExhaustedError: The passes allowed are used up.
+    """
+    try:
+        if isinstance(plugin, Follower):
+            return plugin.follow(case, tuple(gathered.detections.values()), runtime)
+        return plugin.detect(case, runtime)
+    except BudgetExhaustedError:
+        raise
+    except Exception as error:
+        logger.exception("detector %s failed", name)
+        gathered.incomplete = True
+        message = f"detector '{name}' failed: {error}"
+        gathered.findings.append(_finding(f"detector-{name}", message, Severity.CRITICAL))
+        return Detection(skipped="failed")
+
+
+def _candidates(gathered: Gathered) -> list[Candidate]:
+    """Return the strongest candidate with a trigger of each target, best first.
+
+    A pattern that was drawn blindly stands in only for a target that nobody searched for.
+    """
+    found = {
+        name: [c for c in d.candidates if c.trigger is not None]
+        for name, d in gathered.detections.items()
+    }
+    blind = found.pop("random_patterns", [])
+    best = best_by_target([c for cs in found.values() for c in cs])
+    known = {c.target for c in best}
+    likely = [c for c in blind if scores.RISE.probability(c.score) >= 0.5]
+    best += [c for c in best_by_target(likely) if c.target not in known]
+    return best[:CONFIRMED]
+
+
+def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
+    candidates = _candidates(gathered)
+    if not candidates:
+        return
+    pair = pair_of(case, runtime)
+    clean = look(case, pair, held_out(case, runtime), runtime)
+    for number, candidate in enumerate(candidates, start=1):
+        gathered.confirmations.append(confirm(case, pair, clean, candidate, number, runtime))
+
+
+def _finding(name: str, message: str, severity: Severity) -> Finding:
+    return Finding(id=name, kind="note", severity=severity, message=message)

@@ -1,0 +1,48 @@
+"""How probable is a backdoor, given the strongest thing that was measured?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gatekeeper.scan.base import Candidate, Confirmed
+
+# Each statistic has its own logistic: `middle` is where a backdoor becomes more likely than not,
+# halfway between the highest clean and the lowest planted model seen; docs/scan.md lists both.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A logistic from a statistic to a probability."""
+
+    middle: float
+    width: float
+
+    def probability(self, value: float) -> float:
+        """Return the probability at `value`."""
+        return 1 / (1 + math.exp(-max(-30.0, min(30.0, (value - self.middle) / self.width))))
+
+
+FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the anchor's rate
+RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
+HEAD = Curve(middle=0.50, width=0.07)  # cosine
+SUSPECTS = Curve(middle=0.05, width=0.012)  # share of suspect images with a proof
+CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": SUSPECTS}
+ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
+
+
+def of_trigger(trigger: Confirmed) -> float:
+    """Return the probability that one confirmed trigger gives.
+
+    The oracle is one factor among others: it moves the rate a little and cannot decide alone.
+    """
+    rate = trigger.flip_rate - (trigger.anchor_flip_rate or 0.0)
+    shift = ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1) if trigger.judged else 0.0
+    return FLIP.probability(rate + shift)
+
+
+def best_by_target(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the strongest candidate of each target, best first."""
+    best: dict[str, Candidate] = {}
+    for candidate in sorted(candidates, key=lambda c: -c.score):
+        best.setdefault(candidate.target, candidate)
+    return list(best.values())
