@@ -92,9 +92,9 @@ def status_of(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except SystemExit as error:  # click on a closed pipe, or a library that gives up
         return _foreign(error.code)
-    except Exception as error:  # the last edge: a crash is no verdict
+    except Exception as error:  # noqa: BLE001 - the last edge: a crash is no verdict
         return _crashed(error)
-    return result if isinstance(result, int) else 0
+    return result if type(result) is int else 0
 
 
 def _foreign(code: Any) -> int:

@@ -33,9 +33,16 @@ def open_database(uri: str | None) -> "Database":
         GateError: Nothing says where they are.
         ServiceError: They cannot be used.
     """
-    from gatekeeper.gate.db import Database, database_uri, plain_uri
+    from gatekeeper.gate.db import Database
 
-    return Database.open(plain_uri(uri) if uri else database_uri())
+    return Database.open(where(uri))
+
+
+def where(uri: str | None) -> str:
+    """Return the URI of the gate's tables: the one given, else what the environment says."""
+    from gatekeeper.gate.db import checked_uri, database_uri
+
+    return checked_uri(uri) if uri else database_uri()
 
 
 def echo_json(document: object) -> None:
@@ -63,5 +70,6 @@ def when(milliseconds: int | None) -> str:
 
 
 def _plain(cell: object) -> str:
-    text = "-" if cell is None else str(cell)
-    return "".join(c if c.isprintable() else " " for c in text)
+    from gatekeeper.evidence.text import printable
+
+    return "-" if cell is None else printable(str(cell))

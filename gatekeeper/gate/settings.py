@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from gatekeeper.errors import GateError
+from gatekeeper.gate import db
 from gatekeeper.gate.promotion import Mode
 from gatekeeper.policy.schema import Policy, load_policy
 
@@ -32,3 +33,11 @@ class Settings:
                 f"GATEKEEPER_MODE is '{mode}', expected enforce, warn or audit",
                 hint="unset it to take the policy's own mode",
             ) from error
+
+
+def database_uri() -> str | None:
+    """Return where the gate's tables are, None where nothing says so."""
+    try:
+        return db.database_uri()
+    except GateError:
+        return None

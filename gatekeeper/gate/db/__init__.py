@@ -12,7 +12,16 @@ from gatekeeper.gate.db.artifacts import (
     rectified_origin,
 )
 from gatekeeper.gate.db.attempts import add_attempt, attempts
-from gatekeeper.gate.db.database import Database, database_uri, plain_uri, redacted
+from gatekeeper.gate.db.database import (
+    Database,
+    SchemaState,
+    checked_uri,
+    database_uri,
+    downgrade,
+    plain_uri,
+    redacted,
+    state_of_schema,
+)
 from gatekeeper.gate.db.decisions import (
     decision,
     decisions,
@@ -51,15 +60,18 @@ __all__ = [
     "DecisionRecord",
     "Job",
     "JobRequest",
+    "SchemaState",
     "VersionRow",
     "add_attempt",
     "artifact_for",
     "attempts",
     "cancel_job",
+    "checked_uri",
     "claim_job",
     "database_uri",
     "decision",
     "decisions",
+    "downgrade",
     "enqueue_job",
     "fail_job",
     "finish_job",
@@ -79,6 +91,7 @@ __all__ = [
     "redacted",
     "release_job",
     "retry_job",
+    "state_of_schema",
     "version_row",
     "write_display",
 ]

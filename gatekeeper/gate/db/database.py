@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gatekeeper.errors import GateError, ServiceError
-from gatekeeper.gate.db.migrate import check, upgrade
+from gatekeeper.gate.db import migrate as migrations
 
 PREFIX = "gatekeeper+"
 DIALECTS = ("sqlite", "postgresql", "mysql")
@@ -46,6 +46,15 @@ def database_uri(registry_uri: str | None = None) -> str:
             "where the gate's database is was not said",
             hint="set GATEKEEPER_DATABASE_URI to the registry's database, e.g. sqlite:///mlflow.db",
         )
+    return checked_uri(uri)
+
+
+def checked_uri(uri: str) -> str:
+    """Return `uri` without the gate's prefix.
+
+    Raises:
+        GateError: It is no database that the gate can keep its tables in.
+    """
     uri = plain_uri(uri)
     if uri.split(":", 1)[0].split("+", 1)[0] not in DIALECTS:
         raise GateError(
@@ -83,31 +92,11 @@ class Database:
         Raises:
             ServiceError: It cannot be reached, or its tables are missing or outdated.
         """
-        uri = plain_uri(uri)
-        file = make_url(uri).database if uri.startswith("sqlite") else None
-        if file and file != ":memory:":
-            if not migrate and not Path(file).is_file():
-                raise ServiceError(
-                    f"there is no database at {file}",
-                    hint="start `gatekeeper server` first, or see GATEKEEPER_DATABASE_URI",
-                )
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            engine = engine_for(uri)
+        with _reachable(uri, create=migrate) as engine:
             if migrate:
-                upgrade(engine)
+                migrations.upgrade(engine)
             else:
-                check(engine)
-        except SQLAlchemyError as error:
-            raise ServiceError(
-                f"database {redacted(uri)} does not answer: {_first_line(error)}",
-                hint="check that it runs and that GATEKEEPER_DATABASE_URI is right",
-            ) from error
-        except ModuleNotFoundError as error:
-            raise ServiceError(
-                f"database {redacted(uri)} needs the driver '{error.name}'",
-                hint="pip install 'mlflow-gatekeeper[postgres]' (or [mysql])",
-            ) from error
+                migrations.check(engine)
         return cls(engine)
 
     @contextmanager
@@ -129,6 +118,64 @@ class Database:
         """Open a connection for reading only."""
         with self.engine.connect() as connection:
             yield connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaState:
+    """Where the gate's tables stand."""
+
+    revision: str | None  # None: there are none
+    head: str  # what this release needs
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether they are those of this release."""
+        return self.revision == self.head
+
+
+def state_of_schema(uri: str) -> SchemaState:
+    """Return the revision of the gate's tables at `uri`.
+
+    Raises:
+        ServiceError: The database cannot be reached.
+    """
+    with _reachable(uri) as engine:
+        return SchemaState(revision=migrations.current(engine), head=migrations.HEAD)
+
+
+def downgrade(uri: str, revision: str = "base") -> None:
+    """Take the gate's tables at `uri` back to `revision`; `base` drops them.
+
+    Raises:
+        ServiceError: The database cannot be reached.
+    """
+    with _reachable(uri) as engine:
+        migrations.downgrade(engine, revision)
+
+
+@contextmanager
+def _reachable(uri: str, *, create: bool = False) -> Iterator[Engine]:
+    uri = plain_uri(uri)
+    file = make_url(uri).database if uri.startswith("sqlite") else None
+    if file and file != ":memory:":
+        if not create and not Path(file).is_file():
+            raise ServiceError(
+                f"there is no database at {file}",
+                hint="start `gatekeeper server` first, or see GATEKEEPER_DATABASE_URI",
+            )
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield engine_for(uri)
+    except SQLAlchemyError as error:
+        raise ServiceError(
+            f"database {redacted(uri)} does not answer: {_first_line(error)}",
+            hint="check that it runs and that GATEKEEPER_DATABASE_URI is right",
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ServiceError(
+            f"database {redacted(uri)} needs the driver '{error.name}'",
+            hint="pip install 'mlflow-gatekeeper[postgres]' (or [mysql])",
+        ) from error
 
 
 @cache
