@@ -1,4 +1,4 @@
-"""Families of triggers with parameters that a search can move (patch, overlay, warp …).
+"""Families of triggers with parameters that a search can move: patch, overlay, warp and others."""
 
 import math
 from dataclasses import dataclass
