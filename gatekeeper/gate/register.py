@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatekeeper.errors import EvidenceError, GateError
-from gatekeeper.gate.artifacts import download, parse_models_uri, storage_location
+from gatekeeper.errors import EvidenceError
+from gatekeeper.gate.artifacts import download, storage_location
 from gatekeeper.gate.client import asking, connect
 from gatekeeper.gate.runs import experiment_id
 from gatekeeper.types import ModelRef
@@ -92,33 +92,6 @@ def register_tree(
             model_id=model.model_id,
         )
     return Registered(name=name, version=int(created.version), model_id=model.model_id)
-
-
-def move_name(
-    uri: str,
-    *,
-    alias: str | None = None,
-    stage: str | None = None,
-    copy_to: str | None = None,
-    client: Any = None,
-) -> None:
-    """Ask the registry, as any client would, to let the version `uri` carry a name.
-
-    Raises:
-        GateError: The gate refuses or holds it; the message is the gate's own.
-        ServiceError: The registry does not answer.
-    """
-    mlflow = client or connect()
-    name, version, _, _ = parse_models_uri(uri)
-    if not version:
-        raise GateError(f"{uri} names no version", hint="write models:/NAME/VERSION")
-    with asking(f"promote {uri}"):
-        if alias is not None:
-            mlflow.set_registered_model_alias(name, alias, version)
-        if stage is not None:
-            mlflow.transition_model_version_stage(name, version, stage)
-        if copy_to is not None:
-            mlflow.copy_model_version(uri, copy_to)
 
 
 def _upload(client: Any, model_id: str, root: Path) -> None:

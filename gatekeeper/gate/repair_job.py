@@ -16,7 +16,8 @@ from gatekeeper.gate.client import first_line
 from gatekeeper.gate.evidence_store import store_evidence
 from gatekeeper.gate.fingerprint import artifacts_destination
 from gatekeeper.gate.job_run import JobRun, Subject
-from gatekeeper.gate.register import Registered, move_name, register_tree
+from gatekeeper.gate.moves import Names, move
+from gatekeeper.gate.register import Registered, register_tree
 from gatekeeper.gate.runs import EvidenceRun
 from gatekeeper.gate.tracking import evidence_key, log_rectification, rectification_files
 from gatekeeper.gate.version_display import show
@@ -149,19 +150,13 @@ def _promote(run: JobRun, version: Registered) -> str:
     accepted = wish.accept_rectified or (latest is not None and latest.request.accept_rectified)
     if not accepted and not run.shop.policy.on_fail.rectify.promote:
         return ""
-    if not (wish.want_alias or wish.want_stage or wish.want_name):
+    names = Names(alias=wish.want_alias, stage=wish.want_stage, copy_to=wish.want_name)
+    if not names:
         return ""
     try:
-        move_name(
-            version.uri,
-            alias=wish.want_alias,
-            stage=wish.want_stage,
-            copy_to=wish.want_name,
-            client=run.shop.client,
-        )
+        move(version.uri, names, client=run.shop.client)
     except (GateError, ServiceError) as error:
         run.say(f"{version.uri} was not promoted: {first_line(error)}")
         return ""
-    what = wish.want_alias or wish.want_stage or wish.want_name
-    run.say(f"'{what}' now points at {version.uri}, the cleaned version")
-    return f"'{what}' was given to this cleaned version instead of {run.model}."
+    run.say(f"{names} now points at {version.uri}, the cleaned version")
+    return f"{names} was given to this cleaned version instead of {run.model}."
