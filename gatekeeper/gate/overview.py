@@ -107,7 +107,7 @@ def _held(
     connection: Connection, registry: Engine, settings: Settings, name: str | None
 ) -> tuple[Held, ...]:
     names = Names(settings.policy.protects)
-    found = []
+    found: list[Held] = []
     for row in _carriers(registry, name):
         kind = str(row[6])
         protects = names.protects_alias if kind == "alias" else names.protects_stage

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gatekeeper.errors import GateError, ServiceError
@@ -71,7 +71,7 @@ def redacted(uri: str) -> str:
         url = make_url(plain_uri(uri))
     except ArgumentError:
         return prefix + plain_uri(uri).split("://", 1)[0] + "://…"
-    bare = url.set(username=None, password=None).difference_update_query(list(url.query))
+    bare = URL.create(url.drivername, host=url.host, port=url.port, database=url.database)
     return prefix + bare.render_as_string()
 
 
