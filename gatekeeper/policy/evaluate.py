@@ -17,6 +17,8 @@ from gatekeeper.policy.metrics import METRICS, is_static
 from gatekeeper.policy.schema import Policy, Rule
 from gatekeeper.types import Evaluation, RuleResult, Severity, Verdict
 
+_ASKS = {"<=": "at most", "<": "below", ">=": "at least", ">": "above", "==": "exactly"}
+
 
 def evaluate(
     policy: Policy,
@@ -141,7 +143,7 @@ def _reasons(
 def _sentence(result: RuleResult, explain: Mapping[str, str]) -> str:
     unit, meaning = METRICS[result.metric]
     lead = "" if result.severity is Severity.CRITICAL else f"{result.severity.value.title()}: "
-    bound = f"{result.op} {_number(result.value, unit)}"
+    bound = f"{_ASKS[result.op]} {_number(result.value, unit)}"
     if result.observed is None:
         return (
             f"{lead}{result.metric} ({meaning}) was not measured; rule {result.id} asks for "

@@ -1,0 +1,93 @@
+"""How are the report's numbers said? The same words on every page and in every format."""
+
+from gatekeeper.types import RuleResult, ScanReport, Severity, Verdict
+
+VERDICT_WORDS = {
+    Verdict.PASS: "Pass",
+    Verdict.FAIL: "Fail",
+    Verdict.INCONCLUSIVE: "Inconclusive",
+}
+_OPS = {"<=": "at most", "<": "below", ">=": "at least", ">": "above", "==": "exactly"}
+
+
+def headline(report: ScanReport) -> str:
+    """Return the one sentence that says why."""
+    if report.reasons:
+        return report.reasons[0]
+    return "The policy gave no reason."
+
+
+def percent(rate: float | None) -> str:
+    """Return a fraction as text for people: `97 %`, `<1 %`, a dash where there is none."""
+    if rate is None:
+        return "\u2013"
+    if 0 < rate < 0.01:
+        return "<1 %"
+    if 0.99 < rate < 1:
+        return ">99 %"
+    return f"{rate * 100:.0f} %"
+
+
+def number(value: float | None) -> str:
+    """Return a measurement as text: counts whole, others with three digits."""
+    if value is None:
+        return "not measured"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def bound(rule: RuleResult) -> str:
+    """Return what a rule asks for: `at most 0.5`."""
+    return f"{_OPS.get(rule.op, rule.op)} {number(rule.value)}"
+
+
+def rule_sentence(rule: RuleResult) -> str:
+    """Return one rule as a sentence."""
+    observed = "was not measured" if rule.observed is None else f"is {number(rule.observed)}"
+    return f"{rule.metric} {observed}, asked: {bound(rule)}. {rule.why}".rstrip()
+
+
+def rule_state(rule: RuleResult) -> str:
+    """Return `ok`, `broken`, `warning` (broken, but not critical) or `missing` (not measured)."""
+    if rule.ok:
+        return "ok"
+    if rule.observed is None:
+        return "missing"
+    return "broken" if rule.severity is Severity.CRITICAL else "warning"
+
+
+def weight(rule: RuleResult, report: ScanReport) -> Severity:
+    """Return how much a broken rule weighs in this report.
+
+    Where nothing was evaluated, what is missing is a consequence, not a charge of its own.
+    """
+    if rule.observed is None and report.score is None:
+        return Severity.INFO
+    return rule.severity
+
+
+def size(count: float) -> str:
+    """Return bytes as text for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as text for people: `48 s`, `2 min 05 s`, `1 h 04 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short(digest: str, *, digits: int = 12) -> str:
+    """Return the start of a digest, enough to tell two apart by eye."""
+    scheme, _, rest = digest.rpartition(":")
+    kept = rest[:digits] + ("…" if len(rest) > digits else "")
+    return f"{scheme}:{kept}" if scheme else kept
