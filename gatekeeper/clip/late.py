@@ -57,6 +57,8 @@ def find_blocks(model: ClipModel) -> Blocks:
     for name, module in model.module.named_modules():
         if not isinstance(module, nn.Sequential | nn.ModuleList) or len(module) < 3:
             continue
+        if [name for name, _ in module.named_children()] != [str(i) for i in range(len(module))]:
+            continue  # named parts, such as the downsampling branch of open_clip's ResNets
         places = [called.index(id(child)) for child in module if called.count(id(child)) == 1]
         size = sum(p.numel() for p in module.parameters())
         if len(places) == len(module) and places == sorted(places) and size > weight:
@@ -130,9 +132,9 @@ class LateTower:
                     a != b for a, b in zip(three.shape, two.shape, strict=True)
                 ].index(True)
                 chain = self.module.get_submodule(blocks.path)
-                originals = [chain[i] for i in range(self.cut)]
+                originals = [chain[i] for i in range(self.cut)]  # type: ignore[index]
                 for index in range(self.cut):
-                    chain[index] = _Skip()  # type: ignore[index, operator]
+                    chain[index] = _Skip()  # type: ignore[operator]
                 again = self._late(self._early(pixels))
                 whole = self.source._image(pixels)
         except (RuntimeError, ValueError, TypeError, IndexError, _Reached):
@@ -140,7 +142,7 @@ class LateTower:
         if bool(((again - whole).abs() < TOLERANCE).all()):
             return True
         for index, block in enumerate(originals):
-            chain[index] = block  # type: ignore[index, operator]
+            chain[index] = block  # type: ignore[operator]
         return False
 
     def _raw_early(self, pixels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from gatekeeper.errors import ProbeError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO")  # by content: no EPS in a .png's clothes
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # by content: no EPS in a .png's clothes
 MAX_PIXELS = 64_000_000  # a header may claim a picture that fills the memory
 MAX_ASPECT = 50  # the short side becomes the model's input: a thin strip would explode
 
