@@ -13,7 +13,7 @@ from gatekeeper.rectify.bank import stamp_stock, stamp_varied
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.quality import HeldOut, measure, predictions
 from gatekeeper.rectify.teacher import Teacher
-from gatekeeper.rectify.tower import Blocks, LateTower, find_blocks
+from gatekeeper.clip.late import Blocks, LateTower, find_blocks
 from gatekeeper.rectify.training import Pool, Weights, train
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger

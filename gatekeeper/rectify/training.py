@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gatekeeper.clip.model import ZeroShot
 from gatekeeper.rectify.teacher import Lesson, join
-from gatekeeper.rectify.tower import LateTower
+from gatekeeper.clip.late import LateTower
 from gatekeeper.runtime import Runtime
 
 
