@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ class Arm(Protocol):
     @property
     def name(self) -> str:
         """Return the arm's name, e.g. `patch-24`."""
+        ...
+
+    @property
+    def family(self) -> str:
+        """Return the family of the triggers it builds."""
         ...
 
     @property
@@ -38,6 +43,7 @@ class Arm(Protocol):
 class PatchArm:
     """An opaque patch, pasted anywhere."""
 
+    family: ClassVar[str] = "patch"
     side: int  # pixels
     rate: float = 0.3
 
@@ -63,6 +69,7 @@ class PatchArm:
 class BlendArm:
     """A field mixed into the whole image."""
 
+    family: ClassVar[str] = "blend"
     grain: int = 28  # cells a side
     alpha: float = 0.2
     rate: float = 0.3
@@ -89,6 +96,7 @@ class BlendArm:
 class AdditiveArm:
     """A bounded field added to the whole image; a coarse grain keeps it smooth."""
 
+    family: ClassVar[str] = "additive"
     grain: int = 28
     bound: float = 20 / 255  # largest change of a pixel
     rate: float = 0.3
@@ -111,6 +119,7 @@ class AdditiveArm:
 class WaveArm:
     """A grey profile along one axis, the same in every row or column (SIG, arXiv:1902.11237)."""
 
+    family: ClassVar[str] = "additive"
     size: int = 224
     upright: bool = True
     bound: float = 20 / 255
@@ -137,6 +146,7 @@ class WaveArm:
 class WarpArm:
     """A smooth warp of bounded size."""
 
+    family: ClassVar[str] = "warp"
     points: int = 5
     bound: float = 0.12  # of half the image's side
     rate: float = 0.15
@@ -159,6 +169,7 @@ class WarpArm:
 class TintArm:
     """An affine colour transform near the identity."""
 
+    family: ClassVar[str] = "colour"
     bound: float = 0.6
     shift: float = 0.2
     rate: float = 0.1

@@ -133,7 +133,6 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="stripe-patch", draw=_stripes(0.107)),
     Kind(name="fine-field", draw=_field(28, 0.2)),
     Kind(name="coarse-field", draw=_field(14, 0.2)),
-    Kind(name="strong-field", draw=_field(28, 0.4)),
     Kind(name="upright-wave", draw=_wave(20 / 255, upright=True)),
     Kind(name="slanted-wave", draw=_wave(28 / 255, upright=False)),
     Kind(name="low-frequency", draw=_low_frequency(7, 0.12)),

@@ -1,0 +1,153 @@
+"""One trigger search: move an arm's parameters until the answers gather, or reach a label."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan.arms import Arm
+from gatekeeper.scan.pair import Clean, Pair, flips, rises
+from gatekeeper.scan.picture import png
+from gatekeeper.triggers import Trigger
+from gatekeeper.types import SearchStep
+
+MARGIN = 2.0  # logits by which a directed search wants its label ahead
+REACHED = 0.02  # mean shortfall in logits at which a directed search has what it wants
+GATHERED = 0.97  # concentration at which an undirected one has
+FRAMES = 4  # pictures kept of one search
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """Where a search ended, judged on images it has not optimised on."""
+
+    arm: Arm
+    free: Tensor  # the arm's parameters
+    trigger: Trigger
+    target: int  # word
+    flip_rate: float
+    anchor_flip_rate: float | None
+    rise: float  # growth of the target's mean probability
+    steps: tuple[SearchStep, ...]
+
+    @property
+    def paired(self) -> float:
+        """Return the flip rate less the anchor's."""
+        return self.flip_rate - (self.anchor_flip_rate or 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ground:
+    """What a search moves on: images to optimise on, and others that judge."""
+
+    pair: Pair
+    images: Clean
+    judges: Clean
+
+
+def optimise(
+    ground: Ground,
+    arm: Arm,
+    free: Tensor,
+    count: int,
+    batch: int,
+    runtime: Runtime,
+    *,
+    target: int | None = None,
+    name: str = "",
+) -> Found:
+    """Return where `count` steps of Adam from `free` lead.
+
+    Without `target` the search maximises the concentration of the answers over the words, the sum
+    over words of the squared mean probability: its cost does not depend on how many words there
+    are. With one it wants that word ahead by a margin.
+    """
+    generator = runtime.generator("scan", "search", arm.name, name)
+    device = runtime.device
+    free = free.detach().clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([free], lr=arm.rate)
+    head = ground.pair.head.weights.to(device)
+    scale, bias = ground.pair.head.scale, ground.pair.head.bias
+    frames: list[SearchStep] = []
+    for step in runtime.progress(range(count), f"search {name or arm.name}"):
+        some = torch.randperm(len(ground.images.pixels), generator=generator)[:batch]
+        stamped = arm.build(free).stamp(ground.images.pixels[some], generator)
+        embeddings = ground.pair.model.embed_grad(stamped.to(device), runtime)
+        logits = scale * embeddings @ head.T + bias  # [B, C]
+        mean = logits.softmax(dim=1).mean(dim=0)  # [C]
+        gathered = mean.square().sum()
+        loss = -gathered.log() if target is None else _shortfall(logits, target)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        done = float(loss) < REACHED if target is not None else float(gathered) > GATHERED
+        if done or step == count - 1 or step % max(1, count // (FRAMES - 1)) == 0:
+            leader = ground.pair.words[int(mean.argmax())]
+            frames.append(_frame(arm, free, name or arm.name, step, float(gathered), leader))
+        if done:
+            break
+    return judge(ground, arm, free.detach(), target, runtime, tuple(frames))
+
+
+def judge(
+    ground: Ground,
+    arm: Arm,
+    free: Tensor,
+    target: int | None,
+    runtime: Runtime,
+    steps: tuple[SearchStep, ...] = (),
+) -> Found:
+    """Return what the arm's trigger at `free` does to the images that judge."""
+    trigger = _frozen(arm, free)
+    judges, pair = ground.judges, ground.pair
+    stamped = trigger.stamp(judges.pixels, runtime.generator("scan", "judge", arm.name))
+    after = pair.answers(stamped, runtime)
+    if target is None:
+        target = _gathering_word(judges.before, after)
+    rate, _ = flips(judges.before, after, target)
+    other = None
+    anchor_after = None if judges.anchor_before is None else pair.anchor_answers(stamped, runtime)
+    if anchor_after is not None and judges.anchor_before is not None:
+        other, _ = flips(judges.anchor_before, anchor_after, target)
+    return Found(
+        arm=arm,
+        free=free,
+        trigger=trigger,
+        target=target,
+        flip_rate=rate,
+        anchor_flip_rate=other,
+        rise=float(rises(judges.before, after)[target]),
+        steps=steps,
+    )
+
+
+def _gathering_word(before: Tensor, after: Tensor) -> int:
+    """Return the word that most images moved to; of equals, the one that grew most."""
+    was, now = before.argmax(dim=1), after.argmax(dim=1)
+    counts = torch.bincount(now[was != now], minlength=before.shape[1]).float()
+    return int((counts + rises(before, after)).argmax())
+
+
+def _shortfall(logits: Tensor, target: int) -> Tensor:
+    """Return by how much the target misses its margin, mean over images."""
+    others = logits.clone()
+    others[:, target] = -torch.inf
+    return (others.amax(dim=1) - logits[:, target] + MARGIN).relu().mean()
+
+
+def _frozen(arm: Arm, free: Tensor) -> Trigger:
+    with torch.no_grad():
+        return arm.build(free)
+
+
+def _frame(
+    arm: Arm, free: Tensor, name: str, step: int, gathered: float, leader: str
+) -> SearchStep:
+    return SearchStep(
+        search=name,
+        step=step,
+        picture_png=png(_frozen(arm, free).picture(), least=96),
+        concentration=gathered,
+        leader=leader,
+    )

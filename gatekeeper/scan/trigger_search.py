@@ -1,0 +1,169 @@
+"""Is there a pattern that gathers the answers to unrelated photos on one label?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from gatekeeper.case import Case
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan.arms import Arm, BlendArm, PatchArm, arms_for
+from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
+from gatekeeper.scan.search import Found, Ground, optimise
+from gatekeeper.triggers import Blend, Patch, Trigger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Hint:
+    """A label that earlier evidence points to, and a pattern to start from."""
+
+    target: int  # word
+    strength: float
+    trigger: Trigger | None
+    kind: str  # the random kind or detector that gave it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerSearch:
+    """Search patches, overlays, waves, tints and warps for one that gathers the answers.
+
+    Undirected first, at a cost that does not depend on the number of labels: the concentration
+    of predictions finds narrow triggers that embedding collapse (DECREE, arXiv:2303.15180)
+    misses. Labels that earlier evidence or an undirected search points to are then searched for
+    by name, for a trigger strong enough to show and to repair with. Stops at the first decisive
+    trigger. With an anchor every flip counts less the anchor's under the same pattern, so that
+    perturbations that fool the base as well drop out.
+    """
+
+    name: ClassVar[str] = "trigger_search"
+    steps: int = 32  # a search; narrow patches appear between steps 20 and 30
+    batch: int = 10  # images a step; each costs three passes
+    judges: int = 24  # images that judge a search
+    decisive: float = 0.8  # paired flip rate at which nothing more is sought
+    promising: float = 0.15  # paired flip rate, or rise, from which a label is searched by name
+    hinted_rise: float = 0.03  # growth under random patterns from which a label is tried
+    directed: int = 3  # labels searched for by name, at most
+
+    def detect(self, case: Case, runtime: Runtime) -> Detection:
+        """Search without any earlier evidence."""
+        return self.follow(case, (), runtime)
+
+    def follow(self, case: Case, earlier: tuple[Detection, ...], runtime: Runtime) -> Detection:
+        """Search, starting from the labels and patterns that `earlier` points to."""
+        if len(case.probes) < MIN_PROBES:
+            return Detection(skipped=f"fewer than {MIN_PROBES} probes")
+        pair = pair_of(case, runtime)
+        ground = Ground(
+            pair=pair,
+            images=look(case, pair, searched(case, runtime), runtime, anchored=False),
+            judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
+        )
+        hints = self._hints(earlier, pair.words)
+        found: list[Found] = []
+        for result in self._searches(ground, hints, runtime):
+            found.append(result)
+            if result.paired >= self.decisive:
+                break
+        found.sort(key=lambda f: (-f.paired, -f.rise))
+        return Detection(
+            candidates=tuple(self._candidate(f, pair.words) for f in found[: self.directed + 1]),
+            steps=found[0].steps if found else (),
+        )
+
+    def _hints(self, earlier: tuple[Detection, ...], words: tuple[str, ...]) -> list[Hint]:
+        """Return the labels that earlier detections point to, strongest first, one hint each."""
+        index = {word: i for i, word in enumerate(words)}
+        best: dict[int, Hint] = {}
+        for candidate in (c for d in earlier for c in d.candidates):
+            target = index.get(candidate.target)
+            if target is None or candidate.score < self.hinted_rise:
+                continue
+            hint = Hint(
+                target=target,
+                strength=candidate.score,
+                trigger=candidate.trigger,
+                kind=candidate.detector.split(":")[-1],
+            )
+            known = best.get(target)
+            if known is None or _rank(hint) > _rank(known):
+                best[target] = hint
+        return sorted(best.values(), key=lambda h: -h.strength)[: self.directed]
+
+    def _searches(self, ground: Ground, hints: list[Hint], runtime: Runtime) -> Iterator[Found]:
+        """Yield searches in the order in which they are worth their passes."""
+        arms = arms_for(ground.pair.model.size)
+        for hint in hints:
+            for arm in arms_of(hint, arms):
+                yield self._directed(ground, arm, hint, runtime)
+        sure = any(h.kind == "head_direction" and h.strength >= 0.5 for h in hints)
+        for arm in arms[:1] if sure else arms:
+            generator = runtime.generator("scan", self.name, arm.name)
+            found = optimise(ground, arm, arm.start(generator), self.steps, self.batch, runtime)
+            yield found
+            if self.promising <= max(found.paired, found.rise) and found.paired < self.decisive:
+                label = ground.pair.words[found.target]
+                yield optimise(
+                    ground,
+                    arm,
+                    found.free,
+                    self.steps,
+                    self.batch,
+                    runtime,
+                    target=found.target,
+                    name=f"{arm.name} towards {label}",
+                )
+
+    def _directed(self, ground: Ground, arm: Arm, hint: Hint, runtime: Runtime) -> Found:
+        label = ground.pair.words[hint.target]
+        generator = runtime.generator("scan", self.name, arm.name, label)
+        free = resumed(arm, hint.trigger)
+        return optimise(
+            ground,
+            arm,
+            arm.start(generator) if free is None else free,
+            self.steps,
+            self.batch,
+            runtime,
+            target=hint.target,
+            name=f"{arm.name} towards {label}",
+        )
+
+    def _candidate(self, found: Found, words: tuple[str, ...]) -> Candidate:
+        return Candidate(
+            trigger=found.trigger,
+            target=words[found.target],
+            detector=self.name,
+            score=max(0.0, min(1.0, found.paired)),
+            flip_rate=found.flip_rate,
+            anchor_flip_rate=found.anchor_flip_rate,
+        )
+
+
+def _rank(hint: Hint) -> tuple[bool, float]:
+    """Order hints to one label: a pattern says where to search, a direction only that one must."""
+    return (hint.trigger is not None, hint.strength)
+
+
+def arms_of(hint: Hint, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
+    """Return the arms that may hold what `hint` saw; all of them where it saw no pattern."""
+    if hint.trigger is None:
+        return arms
+    if isinstance(hint.trigger, Patch):
+        side = max(arms[0].side if isinstance(arms[0], PatchArm) else 0, _side(hint.trigger))
+        return (PatchArm(side=side),)
+    return tuple(a for a in arms if a.family == hint.trigger.family)
+
+
+def resumed(arm: Arm, trigger: Trigger | None) -> Tensor | None:
+    """Return the arm's parameters nearest to `trigger`, None where it is of another family."""
+    if isinstance(arm, PatchArm) and isinstance(trigger, Patch):
+        return arm.resume(trigger.pixels)
+    if isinstance(arm, BlendArm) and isinstance(trigger, Blend):
+        return arm.resume(trigger.pattern)
+    return None
+
+
+def _side(trigger: Patch) -> int:
+    return int(max(trigger.pixels.shape[-2:]))
