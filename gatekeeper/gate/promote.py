@@ -21,7 +21,9 @@ from gatekeeper.gate.state import ScanState, StateSource
 
 Say = Callable[[str], None]
 POLL_S = 2.0
+SLOW_POLL_S = 15.0  # where nothing tells how far the scan is: each question is an attempt
 MOVED, REFUSED, WAITING = 0, 1, 3
+_NOTHING = ScanState()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Promotion:
     exit_code: int
     message: str  # for people
     uri: str  # the version that carries the names, or was to
-    state: ScanState = ScanState()
+    state: ScanState = _NOTHING
     run_url: str | None = None
 
 
@@ -71,8 +73,10 @@ def promote(
         say(refusal.message)
         first = refusal
     state = _state(source, asked.uri)
-    if not first.held and not state.working:
+    if not first.held and not (asked.wait and state.working):
         return _refused(asked, state, first.message, mlflow)
+    if state.verdict == "inconclusive" and not state.working:
+        return _answer(WAITING, asked.uri, first.message, state, mlflow)
     if not asked.wait:
         return Promotion(
             exit_code=WAITING, message=_queued(state, asked), uri=asked.uri, state=state
@@ -102,7 +106,12 @@ def _waited(asked: Asked, source: StateSource | None, client: Any, say: Say) -> 
     told = ""
     while True:
         state = _state(source, asked.uri)
-        if not (state.working and source is not None):
+        if state.job_status == "failed":
+            raise ServiceError(
+                f"scan job {state.job_id} failed, nothing was decided: {state.job_error}",
+                hint="mend the cause, then promote again: that queues another scan",
+            )
+        if not state.working:
             outcome = _asked_again(asked, source, state, client)
             if outcome is not None:
                 return outcome
@@ -114,7 +123,8 @@ def _waited(asked: Asked, source: StateSource | None, client: Any, say: Say) -> 
         if time.monotonic() >= until:
             message = f"No decision after {asked.timeout_s:.0f} s. {_queued(state, asked)}"
             return Promotion(exit_code=WAITING, message=message, uri=asked.uri, state=state)
-        time.sleep(min(asked.poll_s, max(0.0, until - time.monotonic())))
+        pause = asked.poll_s if source else max(asked.poll_s, SLOW_POLL_S)
+        time.sleep(min(pause, max(0.0, until - time.monotonic())))
 
 
 def _asked_again(
@@ -128,12 +138,6 @@ def _asked_again(
             return _refused(asked, _state(source, asked.uri), refusal.message, client)
         if state.verdict == "inconclusive":
             return _answer(WAITING, asked.uri, refusal.message, state, client)
-        if state.job_status == "failed":
-            # Asking has queued the next try; whoever called decides whether to wait for it.
-            raise ServiceError(
-                f"scan job {state.job_id} failed, nothing was decided: {state.job_error}",
-                hint="mend the cause; the scan is queued again",
-            ) from refusal
         return None
 
 
