@@ -1,19 +1,26 @@
 """Open a model of any form without running any of it."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
+from gatekeeper.clip.adapters_tokenizers import TOKENIZER_FILES, Tokenize, remote_code
 from gatekeeper.clip.model import ClipModel
-from gatekeeper.errors import UnsupportedModelError
-from gatekeeper.intake import fit
-from gatekeeper.intake.architecture import Architecture, from_arch_option, from_open_clip_config
+from gatekeeper.errors import DigestMismatchError, UnsupportedModelError
+from gatekeeper.intake import choose, fit, settings_check, static_findings, tensors
+from gatekeeper.intake.architecture import Architecture
+from gatekeeper.intake.child import file_of, inspect_tree
 from gatekeeper.intake.digest import tree_digest
-from gatekeeper.intake.settings import read_preprocess
-from gatekeeper.types import Finding, Json, ModelRef, Severity
+from gatekeeper.intake.layout import Layout, find
+from gatekeeper.intake.settings import processor_config, read_preprocess
+from gatekeeper.intake.static_findings import make
+from gatekeeper.intake.tensors import Place
+from gatekeeper.types import Finding, Json, ModelFile, ModelRef, Severity
 
 COUNTED = ("unsafe_load", "malformed_file", "altered_settings")
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model")
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,10 +31,12 @@ class Opened:
     model: ClipModel | None  # None: only with a finding that says why
     findings: tuple[Finding, ...]
     form: str  # open_clip | transformers | pytorch | pyfunc | artifacts | checkpoint
-    weights_file: str  # relative path of the file the weights came from
+    weights_file: str  # relative path of the file the weights came from, "" where none could be
     settings: Mapping[str, Json]  # preprocessing and tokenizer as found, for comparison
     architecture: Architecture | None = None
     names: Mapping[str, str] = field(default_factory=dict)  # module's name -> name in the file
+    places: Mapping[str, Place] = field(default_factory=dict)  # name in the file -> its bytes
+    containers: Mapping[str, str] = field(default_factory=dict)  # weight file -> its container
 
     def counts(self) -> dict[str, float]:
         """Return the `static.*` measurements: how many findings of each kind are critical."""
@@ -43,30 +52,267 @@ def open_model(
     anchor: Opened | None = None,
     prompts: Path | None = None,
 ) -> Opened:
-    """Return the CLIP in the folder or file `root`."""
-    from safetensors.torch import load_file
+    """Return the CLIP in the folder or file `root`, with all that its bytes tell.
 
+    Nothing in the model is executed: files are read by a child process with limits, weights are
+    mapped by a table of spans, the module is built from a config by the installed libraries.
+
+    Args:
+        root: A folder, or one checkpoint file.
+        uri: The name that the report gives it.
+        arch: An open_clip name or a config file, used where the tree holds no config.
+        anchor: A trusted model: lends architecture, text tower and tokenizer where the tree has
+            none, and says what the settings should be.
+        prompts: Learned context vectors, see `gatekeeper.intake.prompts`.
+
+    Raises:
+        IntakeError: No such path, or an empty folder.
+        UnsupportedModelError: No CLIP in it, or an architecture that nobody names.
+        DigestMismatchError: The files changed while they were read.
+    """
+    before = _stamps(root)
     digest, files = tree_digest(root)
-    config = root / "open_clip_config.json"
-    architecture = from_arch_option(arch) if arch else from_open_clip_config(config)
-    if config.is_file():
-        architecture = from_open_clip_config(config)
-    weights = sorted(root.glob("*.safetensors"))
-    if not weights:
-        raise UnsupportedModelError(f"{root} holds no weights", hint="check the path")
-    tensors = load_file(weights[0])
-    names = fit.mapping(architecture.build("meta").state_dict(), tensors)
-    module = architecture.build()
-    fit.load(module, names, tensors)
-    preprocess = read_preprocess(architecture, root)
-    model = architecture.adapt(module, architecture.tokenizer(root), preprocess, digest)
-    return Opened(
-        ref=ModelRef(uri=uri, digest=digest, arch=architecture.name, files=files),
-        model=model,
+    reports = inspect_tree(root, [f.path for f in files])
+    findings = list(static_findings.of_files(reports))
+    layout = find(root, reports)
+    opened = Opened(
+        ref=ModelRef(uri=uri, digest=digest, arch=None, files=files),
+        model=None,
         findings=(),
-        form="open_clip",
-        weights_file=weights[0].name,
-        settings={"preprocess": preprocess.describe()},
+        form=layout.form,
+        weights_file=layout.weights[0] if layout.weights else "",
+        settings={},
+        containers={name: str(reports[name]["container"]) for name in layout.weights},
+    )
+    places: dict[str, Place] = {}
+    for name in layout.weights:
+        places |= tensors.places_of(name, reports[name])
+    findings += _notes(root, layout, opened)
+    if not places:
+        _require_reason(root, findings)
+        return replace(opened, findings=_sorted(findings))
+    opened = _with_model(root, layout, replace(opened, places=places), arch, anchor, findings)
+    if prompts is not None and opened.model is not None:
+        from gatekeeper.intake.prompts import with_prompts
+
+        opened, said = with_prompts(opened, prompts)
+        findings += said
+    if _stamps(root) != before:
+        raise DigestMismatchError(
+            f"{root} changed while it was read", hint="scan a copy that nobody writes to"
+        )
+    return replace(opened, findings=_sorted(findings))
+
+
+def _with_model(
+    root: Path,
+    layout: Layout,
+    opened: Opened,
+    arch: str | None,
+    anchor: Opened | None,
+    findings: list[Finding],
+) -> Opened:
+    """Return `opened` with its towers; adds to `findings`."""
+    have = choose.shapes(opened.places)
+    told = layout.config is not None or arch is not None or anchor is not None
+    alone = choose.looks_like_image_tower(list(have))
+    if alone and (anchor is None or anchor.model is None):
+        findings.append(_text_missing(opened.weights_file))
+        return opened
+    if not told and alone:
+        return opened
+    architecture = choose.architecture_of(
+        root, layout.config, arch, anchor.architecture if anchor else None, opened.places
+    )
+    borrowed: Mapping[str, str] = {}
+    if alone and anchor is not None and anchor.architecture is not None:
+        architecture = anchor.architecture
+        borrowed = choose.image_names(architecture, have)
+    names = dict(borrowed) or fit.mapping(architecture.build("meta").state_dict(), have)
+    loaded = tensors.read(root, {file: opened.places[file] for file in names.values()})
+    corrupt = fit.corrupt(loaded)
+    if corrupt:
+        findings.append(_corrupt(corrupt, opened.weights_file))
+    module = architecture.build()
+    if borrowed and anchor is not None and anchor.model is not None:
+        module.load_state_dict(anchor.model.state_dict(), strict=False)
+        findings.append(_borrowed(opened.weights_file))
+    fit.load(module, names, loaded)
+    tokenize = _tokenizer(root, layout, architecture, opened.ref.files, anchor)
+    preprocess = _preprocess(root, layout, architecture, opened.ref.files, anchor)
+    ours = settings_check.fingerprint(architecture, preprocess, tokenize, opened.ref.files)
+    theirs = anchor.settings if anchor is not None and anchor.settings else None
+    findings += settings_check.check(architecture, preprocess, ours, theirs)
+    labels = ours["labels"]
+    findings += settings_check.repeated_labels(
+        root, list(labels) if labels and root.is_dir() else []
+    )  # type: ignore[arg-type]
+    model = architecture.adapt(module, tokenize, preprocess, opened.ref.digest)
+    return replace(
+        opened,
+        ref=replace(opened.ref, arch=architecture.name),
+        model=None if corrupt else model,
+        settings=ours,
         architecture=architecture,
         names=names,
     )
+
+
+def _tokenizer(
+    root: Path,
+    layout: Layout,
+    architecture: Architecture,
+    files: Sequence[ModelFile],
+    anchor: Opened | None,
+) -> Tokenize:
+    folder = _folder_with(root, layout, files, _VOCABULARIES)
+    try:
+        return architecture.tokenizer(folder)
+    except UnsupportedModelError:
+        if folder is None and anchor is not None and anchor.model is not None:
+            return anchor.model.tokenize
+        raise
+
+
+def _preprocess(
+    root: Path,
+    layout: Layout,
+    architecture: Architecture,
+    files: Sequence[ModelFile],
+    anchor: Opened | None,
+):  # type: ignore[no-untyped-def]
+    folder = _folder_with(root, layout, files, _PROCESSORS)
+    said = architecture.preprocess or processor_config(folder)
+    if not said and anchor is not None and anchor.model is not None:
+        own = anchor.model.preprocess
+        return replace(own, size=architecture.image_size())
+    return read_preprocess(architecture, folder)
+
+
+def _folder_with(
+    root: Path, layout: Layout, files: Sequence[ModelFile], wanted: Sequence[str]
+) -> Path | None:
+    """Return the folder of the tree that holds one of `wanted`: the model's own one first."""
+    if root.is_file():
+        return None
+    folders = {PurePosixPath(f.path).parent for f in files if PurePosixPath(f.path).name in wanted}
+    if not folders:
+        return None
+    own = PurePosixPath(layout.folder or ".")
+    best = min(folders, key=lambda p: (p != own, own.parent not in p.parents, len(p.parts), str(p)))
+    return root / best
+
+
+def _notes(root: Path, layout: Layout, opened: Opened) -> list[Finding]:
+    notes = []
+    code = [f.path for f in opened.ref.files if f.path.endswith(".py")]
+    if code:
+        notes.append(
+            make(
+                "code",
+                Severity.INFO,
+                f"The tree carries Python files ({static_findings.listed(code)}). None was run or "
+                "judged here; whoever serves this model through MLflow runs them.",
+                files=list(code[:100]),
+            )
+        )
+    if layout.others:
+        notes.append(
+            make(
+                "unscanned_weights",
+                Severity.WARNING,
+                f"Besides {opened.weights_file} the tree holds weights in "
+                f"{static_findings.listed(layout.others)}, which were not scanned.",
+                files=list(layout.others[:100]),
+            )
+        )
+    for file in opened.ref.files:
+        if PurePosixPath(file.path).name in ("tokenizer_config.json", "config.json"):
+            notes += _remote(file_of(root, file.path), file.path)
+    if "pt2" in opened.containers.values():
+        notes.append(
+            make(
+                "exported_graph",
+                Severity.INFO,
+                "The weights of this exported program were judged in the named architecture; the "
+                "graph stored beside them was not compared with it.",
+            )
+        )
+    return notes
+
+
+def _remote(path: Path, name: str) -> list[Finding]:
+    from gatekeeper.clip.adapters_tokenizers import read_json
+
+    try:
+        named = read_json(path).get("auto_map")
+    except UnsupportedModelError:
+        return []
+    if not named:
+        return []
+    return [
+        make(
+            "unsafe_load",
+            Severity.CRITICAL,
+            f"{name} asks the loading program to run code of its own (auto_map: {named}).",
+            name,
+            file=name,
+            globals=[str(named)[:500]],
+        )
+    ]
+
+
+def _require_reason(root: Path, findings: Sequence[Finding]) -> None:
+    """Raise unless a critical finding says why there are no weights."""
+    if not any(f.severity is Severity.CRITICAL for f in findings):
+        raise UnsupportedModelError(
+            f"{root} holds no model that can be read: no file with weights in it",
+            hint="a model is an open_clip or transformers folder, an MLflow model, or a "
+            "checkpoint (.safetensors, .pt, .pth, .bin)",
+        )
+
+
+def _text_missing(weights: str) -> Finding:
+    return make(
+        "text_tower_missing",
+        Severity.WARNING,
+        f"{weights} holds an image tower alone, so no prompt can be compared with an image. "
+        "Name the base model with --anchor: its text tower completes it.",
+    )
+
+
+def _borrowed(weights: str) -> Finding:
+    return make(
+        "note",
+        Severity.INFO,
+        f"{weights} holds an image tower alone; text tower and tokenizer are the anchor's.",
+        "text-tower",
+    )
+
+
+def _corrupt(names: Sequence[str], weights: str) -> Finding:
+    return make(
+        "corrupt_weights",
+        Severity.CRITICAL,
+        f"{weights} holds NaN or infinity in {static_findings.listed(names)}: what the model "
+        "answers cannot be measured.",
+        weights,
+        tensors=list(names[:100]),
+    )
+
+
+def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = [Severity.CRITICAL, Severity.WARNING, Severity.INFO]
+    return tuple(sorted(findings, key=lambda f: order.index(f.severity)))
+
+
+def _stamps(root: Path) -> dict[str, tuple[int, int, int]]:
+    """Return size, change time and inode of every file, to notice a swap during reading."""
+    if not root.exists():
+        return {}
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    stats = {str(p): p.stat() for p in paths}
+    return {name: (s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats.items()}
+
+
+__all__ = ["TOKENIZER_FILES", "Opened", "open_model", "remote_code"]
