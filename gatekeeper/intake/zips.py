@@ -8,10 +8,12 @@ pass: every byte is accounted for, both headers agree, and every checksum holds.
 Format: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
 """
 
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from gatekeeper.intake.pickle_values import Malformed
 
@@ -278,3 +280,45 @@ def _pieces(data: memoryview, member: Member) -> Iterator[bytes | memoryview]:
     yield inflater.flush()
     if not inflater.eof or inflater.unused_data:
         raise Malformed(f"{member.name}: its packed bytes end too early or too late")
+
+
+def renew_checksums(stream: BinaryIO) -> None:
+    """Set the checksums of an archive (open for update) whose stored members were rewritten.
+
+    Only checksum fields change: in the directory, and in the local header or data descriptor.
+
+    Raises:
+        Malformed: The archive is not one that `read_members` would have accepted before.
+    """
+    with mmap.mmap(stream.fileno(), 0) as mapped:
+        data = memoryview(mapped)
+        try:
+            _renew(data)
+            read_members(data)
+        finally:
+            data.release()
+
+
+def _renew(data: memoryview) -> None:
+    count, at, size, _ = _end(data)
+    entries = list(_entries(data, at, size, count))
+    for entry in entries:
+        name_len, extra_len = struct.unpack("<2H", data[at + 28 : at + 32])
+        local = entry.offset
+        start = local + 30 + sum(struct.unpack("<2H", data[local + 26 : local + 30]))
+        if entry.method == 0:
+            crc = 0
+            for piece in range(start, start + entry.stored, _CHUNK):
+                crc = zlib.crc32(data[piece : min(piece + _CHUNK, start + entry.stored)], crc)
+            fresh, stale = struct.pack("<I", crc), struct.pack("<I", entry.crc)
+            data[at + 16 : at + 20] = fresh
+            if data[local + 14 : local + 18] == stale and not entry.flags & _DESCRIBED:
+                data[local + 14 : local + 18] = fresh
+            if entry.flags & _DESCRIBED:
+                end = start + entry.stored
+                if data[end : end + 4] != _DESCRIPTOR or data[end + 4 : end + 8] != stale:
+                    raise Malformed(f"{entry.name!r}: no data descriptor")
+                data[end + 4 : end + 8] = fresh
+                if data[local + 14 : local + 18] == stale:
+                    data[local + 14 : local + 18] = fresh
+        at += 46 + name_len + extra_len
