@@ -5,39 +5,35 @@ Part of the `/gatekeeper` blueprint, so behind basic-auth where that is on. Read
 
 from typing import Any
 
+from flask import Blueprint, Response, jsonify, request
+
 from gatekeeper.gate import db
 from gatekeeper.gate.state import API_PATH, ScanState, state_of, to_json
 
 
-def register(blueprint: Any, guard_of: Any = None) -> None:
-    """Add the endpoint to a Flask blueprint.
-
-    Args:
-        blueprint: The `/gatekeeper` blueprint, without a URL prefix.
-        guard_of: Returns the `Guard`; by default that of the server's own gated store.
-    """
-    find = guard_of or _guard
-
-    def state() -> Any:
-        from flask import jsonify, request
-
-        name = request.args.get("name", "")
-        version = request.args.get("version", "")
-        if not (version.isascii() and version.isdigit()):
-            return jsonify({"error": "version must be a number"}), 400
-        guard, registry_uri, workspace = find()
-        row = None
-        if name:
-            row = db.version_row(registry_uri, name, int(version[:9]), workspace)
-        if row is None:
-            return jsonify(to_json(ScanState()))
-        return jsonify(to_json(state_of(guard.database, row, guard.settings.policy.digest)))
-
-    blueprint.add_url_rule(API_PATH, "gatekeeper_state", state, methods=["GET"])
+def register(blueprint: Blueprint, prefix: str = "") -> None:
+    """Add the endpoint to the `/gatekeeper` blueprint; `prefix` is the server's static prefix."""
+    blueprint.add_url_rule(prefix + API_PATH, "state", answer)
 
 
-def _guard() -> tuple[Any, str, str]:
+def answer() -> Any:
+    """Answer `?name=NAME&version=NUMBER` with a `ScanState`; all null for what is not known."""
     from mlflow.server.handlers import _get_model_registry_store
 
-    store = _get_model_registry_store()
-    return store._guard, store.db_uri, store._get_active_workspace()
+    from gatekeeper.gate.gated import Gated
+
+    version = request.args.get("version", "")
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        return jsonify({"error": "version must be a number"}), 400
+    store: Any = _get_model_registry_store()
+    if not isinstance(store, Gated):
+        return Response("the registry of this server is not gated", status=503)
+    workspace = store._get_active_workspace()
+    row = db.version_row(store.db_uri, request.args.get("name", ""), int(version), workspace)
+    state = ScanState()
+    if row is not None:
+        guard = store._guard
+        state = state_of(guard.database, row, guard.settings.policy.digest)
+    response = jsonify(to_json(state))
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -12,11 +12,13 @@ from urllib.parse import quote
 
 from flask import Blueprint, Response, jsonify, render_template, request
 
+from gatekeeper.gate.api import register
 from gatekeeper.gate.overview import Overview, look
+from gatekeeper.gate.state import API_PATH
 from gatekeeper.types import Verdict
 
 PREFIX = os.environ.get("_MLFLOW_STATIC_PREFIX", "").rstrip("/")
-PATHS = (f"{PREFIX}/gatekeeper", f"{PREFIX}/gatekeeper.json")
+PATHS = (f"{PREFIX}/gatekeeper", f"{PREFIX}/gatekeeper.json", f"{PREFIX}{API_PATH}")
 MAX_ROWS = 500
 _MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
 _WORDS = {
@@ -42,6 +44,7 @@ def blueprint() -> Blueprint:
     page = Blueprint("gatekeeper", __name__, template_folder="templates")
     page.add_url_rule(PATHS[0], "page", _page)
     page.add_url_rule(PATHS[1], "json", _json)
+    register(page, PREFIX)
     return page
 
 
