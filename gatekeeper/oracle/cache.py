@@ -1,5 +1,6 @@
 """What has the oracle already said of this image?"""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from gatekeeper.oracle.base import Region
 logger = logging.getLogger(__name__)
 
 MEMORY_ENTRIES = 4096  # answers kept in memory, newest first
+CHECK_EVERY = 64  # writes between two looks at the size on disk
 Arrays = dict[str, np.ndarray]
 
 
@@ -34,6 +37,7 @@ class OracleCache:
     root: Path | None = None
     limit_bytes: int = 2 * 1024**3
     _memory: "OrderedDict[str, Arrays]" = field(default_factory=OrderedDict, repr=False)
+    _written: list[int] = field(default_factory=lambda: [0], repr=False)
 
     def get(self, *key: str) -> Arrays | None:
         """Return the arrays kept under `key`, None where there are none that can be trusted."""
@@ -54,7 +58,9 @@ class OracleCache:
             return
         try:
             self._write(name, arrays)
-            self._shrink()
+            if self._written[0] % CHECK_EVERY == 0:
+                self.shrink()
+            self._written[0] += 1
         except OSError as error:
             logger.warning("oracle cache %s cannot be written: %s", self.root, error)
 
@@ -91,7 +97,7 @@ class OracleCache:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         body = buffer.getvalue()
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
@@ -102,16 +108,24 @@ class OracleCache:
             Path(temporary).unlink(missing_ok=True)
             raise
 
-    def _shrink(self) -> None:
-        if self.root is None:
-            return
-        files = [(p.stat(), p) for p in (self.root / "oracle").glob("*/*.npz")]
+    def shrink(self) -> None:
+        """Delete what was used longest ago until all of it fits `limit_bytes`.
+
+        Raises:
+            OSError: The folder cannot be changed.
+        """
+        files = list(self._files())
         total = sum(stat.st_size for stat, _ in files)
         for stat, path in sorted(files, key=lambda item: (item[0].st_mtime, str(item[1]))):
             if total <= self.limit_bytes:
                 return
             path.unlink(missing_ok=True)
             total -= stat.st_size
+
+    def _files(self) -> Iterator[tuple[os.stat_result, Path]]:
+        for path in () if self.root is None else (self.root / "oracle").glob("*/*.npz"):
+            with contextlib.suppress(FileNotFoundError):  # another process may delete as well
+                yield path.stat(), path
 
 
 def image_digest(image: np.ndarray) -> str:

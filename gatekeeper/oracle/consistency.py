@@ -8,7 +8,9 @@ from torch import Tensor
 CELLS = 7  # grid of places where a small trigger may sit: 32 px of 224
 FAINT = 0.08  # largest pixel difference (of 1) that counts as untouched
 LOCAL = 0.35  # share of the image up to which a difference is a stamp, not a veil
-SAME_STRUCTURE = 0.5  # correlation of edges from which two images show the same things
+# Correlation of edges from which two images show the same things. On 80 photos: other photos stay
+# below 0.29 (99 of 100), triggered ones (patch, blend to 0.4, sine, warp) above 0.61 (95 of 100).
+SAME_STRUCTURE = 0.5
 STAYS = 5  # a clean image's leading label must stay among this many
 LEADERS = 3
 
@@ -115,13 +117,15 @@ def _leaders(scores: Tensor) -> set[int]:
 
 
 def _edges(pixels: Tensor) -> Tensor:
-    """Return gradient magnitudes of the smoothed grey image, [h, w] at about 56 px."""
+    """Return smoothed gradient magnitudes of the grey image, [h, w] at about 56 px."""
     grey = pixels.mean(dim=0)[None, None]
     size = (min(56, grey.shape[-2]), min(56, grey.shape[-1]))
     small = F.interpolate(grey, size, mode="bilinear", antialias=True)[0, 0]
     across = F.pad(small[:, 1:] - small[:, :-1], (0, 1))
     down = F.pad(small[1:] - small[:-1], (0, 0, 0, 1))
-    return (across**2 + down**2).sqrt()
+    window = 3 if min(small.shape) >= 3 else 1  # smoothed, so that a small warp stays alike
+    magnitude = (across**2 + down**2).sqrt()[None, None]
+    return F.avg_pool2d(magnitude, window, stride=1, padding=window // 2)[0, 0]
 
 
 def _correlation(one: Tensor, other: Tensor) -> float:

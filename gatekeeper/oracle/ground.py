@@ -23,6 +23,8 @@ from gatekeeper.oracle.conformal import Thresholds
 from gatekeeper.probes.probe_set import ProbeSet
 from gatekeeper.runtime import Runtime
 
+RANK_LIMIT = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evidence:
@@ -53,7 +55,8 @@ class Oracle:
     labels: tuple[str, ...]
     templates: tuple[str, ...]
     cache: OracleCache = field(default_factory=OracleCache)
-    regions_per_image: int = 12  # views beside the whole image; masked versions come on top
+    regions_per_image: int = 8  # views beside the whole image; what more bring: docs/oracle.md
+    masked: bool = False  # show each segment without its surroundings as well
     alpha: float = 0.05  # share of present labels that may be declared unsupported
     thresholds: Thresholds | None = None  # None until calibrated
 
@@ -67,6 +70,7 @@ class Oracle:
             "labels": list(self.labels),
             "templates": list(self.templates),
             "regions_per_image": self.regions_per_image,
+            "masked": self.masked,
             "alpha": self.alpha,
             "thresholds": None if self.thresholds is None else self.thresholds.digest,
         }
@@ -141,13 +145,11 @@ class Oracle:
 
     @property
     def rank_limit(self) -> int:
-        """Worst whole-image rank at which a label still counts as possibly present.
+        """Return the worst whole-image rank at which a label still counts as possibly present.
 
-        20, or 5 % of the labels where that is more; with few labels a quarter of them, since no
-        label of ten could otherwise ever be absent.
+        20; with few labels a quarter of them, or no label of ten could ever be absent.
         """
-        count = len(self.labels)
-        return max(1, min(max(20, round(0.05 * count)), count // 4))
+        return max(1, min(RANK_LIMIT, len(self.labels) // 4))
 
     def grounded(self, pixels: Tensor, runtime: Runtime, at_most: int = 3) -> list[tuple[str, ...]]:
         """Return, for people, the best supported names of each image, best first."""
@@ -226,7 +228,7 @@ class Oracle:
             image_digest(image),
             self.segmenter.digest,
             self.labeler.digest or f"unnamed {id(self.labeler)}",
-            str(self.regions_per_image),
+            f"{self.regions_per_image} {self.masked}",
         )
         cache = self.cache if self.labeler.digest else OracleCache(_memory=self.cache._memory)
         kept = cache.get(*key)
@@ -236,7 +238,7 @@ class Oracle:
             )
         regions = self.regions(pixels, runtime)
         shown = views.choose(regions, (image.shape[0], image.shape[1]), self.regions_per_image)
-        looks = views.cut(image, shown, self.labeler.size)
+        looks = views.cut(image, shown, self.labeler.size, masked=self.masked)
         embeddings = self.labeler.embed(looks.pixels, runtime).float()
         cache.put({"embeddings": embeddings.numpy(), "boxes": looks.boxes}, *key)
         return Evidence(embeddings=embeddings, boxes=looks.boxes)

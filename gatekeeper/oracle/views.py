@@ -47,13 +47,14 @@ def choose(regions: tuple[Region, ...], shape: tuple[int, int], at_most: int) ->
     return chosen
 
 
-def cut(image: np.ndarray, regions: list[Region], size: int) -> Views:
-    """Return the whole image, then each region with context, then segments without surroundings.
+def cut(image: np.ndarray, regions: list[Region], size: int, *, masked: bool = False) -> Views:
+    """Return the whole image, then each region with context.
 
     Args:
         image: [H, W, 3] uint8 RGB.
         regions: Of this image.
         size: Side of the labeler's input in pixels.
+        masked: Add each segment a second time, its surroundings replaced by the image's mean.
     """
     whole = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255  # [3, H, W]
     mean = whole.mean(dim=(1, 2), keepdim=True)
@@ -63,7 +64,7 @@ def cut(image: np.ndarray, regions: list[Region], size: int) -> Views:
         left, top, right, bottom = square(region.box, height, width)
         parts.append(_scaled(whole[:, top:bottom, left:right], size))
         boxes.append((left, top, right, bottom))
-    for region in regions:
+    for region in regions if masked else ():
         if region.kind == "window":  # nothing to hide: the mask is the box
             continue
         left, top, right, bottom = square(region.box, height, width)
