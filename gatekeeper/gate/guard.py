@@ -150,7 +150,7 @@ def run_link(connection: Connection, run_id: str | None) -> str:
         found = None
     if found is None:
         return f"run {run_id}"
-    return f"{_address()}/#/experiments/{found}/runs/{run_id}"
+    return f"{_address()}/#/experiments/{found}/runs/{run_id}/artifacts/report.html"
 
 
 def requester() -> str | None:

@@ -63,6 +63,7 @@ def render(overview: Overview, *, name: str | None = None) -> str:
         verdict_tones=_VERDICT_TONES,
         job_tones=_JOB_TONES,
         when=when,
+        ascii=spelled,
         age=lambda at: age(overview.now, at),
         version_link=version_link,
         run_link=lambda run: run_link(run, overview.experiments),
@@ -93,6 +94,11 @@ def age(now: int, at: int | None) -> str:
         if span >= size or size == 1
     )
     return f"{unit} ago" if now >= at else f"in {unit}"
+
+
+def spelled(label: str) -> str:
+    """Return a label with every letter outside ASCII spelled out: look-alikes show."""
+    return label.encode("ascii", "backslashreplace").decode()
 
 
 def version_link(name: str, version: int | None) -> str:

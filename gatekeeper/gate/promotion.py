@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from shlex import quote
 
 from gatekeeper.gate.db.records import ArtifactNote, DecisionRecord
 from gatekeeper.types import Verdict
@@ -54,7 +55,7 @@ class Wish:
     def command(self) -> str:
         """The `gatekeeper promote` that does it."""
         option = {"alias": "--alias", "stage": "--stage", "copy": "--to"}[self.action]
-        return f"gatekeeper promote {self.uri} {option} {self.label} --wait"
+        return f"gatekeeper promote {quote(self.uri)} {option} {quote(self.label)} --wait"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +234,7 @@ def _mend(facts: Facts) -> str:
         name, version = facts.cleaned
         cleaned = Wish(action=wish.action, name=name, version=version, label=wish.label)
         return f"a cleaned version is registered: {cleaned.command}"
-    return f"gatekeeper rectify {wish.uri} --register {wish.name}"
+    return f"gatekeeper rectify {quote(wish.uri)} --register {quote(wish.name)}"
 
 
 def _look(facts: Facts) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Launch:
     """How the server process is started."""
 
-    command: tuple[str, ...]
+    arguments: tuple[str, ...]  # of `mlflow server`
     environment: Mapping[str, str]  # added to this process's own
     registry_uri: str
     basic_auth: bool
@@ -51,15 +50,15 @@ def plan(arguments: Sequence[str]) -> Launch:
     if not os.environ.get("MLFLOW_SERVER_ENABLE_JOB_EXECUTION"):
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     app = wanted.get("app_name")
-    command = [sys.executable, "-m", "mlflow", "server", *arguments]
+    passed = list(arguments)
     if app in (None, _OURS, "basic-auth") and not wanted.get("dev"):
-        command += ["--app-name", _OURS]  # the last one counts
+        passed += ["--app-name", _OURS]  # the last one counts
     else:
         logger.warning("the page /gatekeeper is not served with --app-name or --dev")
     if app == "basic-auth":
         environment["GATEKEEPER_BASIC_AUTH"] = "true"
     return Launch(
-        command=tuple(command),
+        arguments=tuple(passed),
         environment=environment,
         registry_uri=registry,
         basic_auth=app == "basic-auth",
@@ -103,17 +102,18 @@ def probe(registry_uri: str) -> str:
 
 
 def start(launch: Launch) -> None:
-    """Replace this process by the server, so that signals reach it.
+    """Run the server in this process until it ends; MLflow forwards signals to its workers.
 
     Raises:
         MissingExtraError: basic-auth is wanted and its packages are absent.
+        SystemExit: MLflow gave up.
     """
-    environment = {**os.environ, **launch.environment}
+    from mlflow.cli import cli
+
+    os.environ.update(launch.environment)
     if launch.basic_auth:
-        environment |= _bootstrapped()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execve(launch.command[0], launch.command, environment)  # noqa: S606 - no shell
+        os.environ.update(_bootstrapped())
+    cli.main(args=["server", *launch.arguments], prog_name="mlflow", standalone_mode=False)
 
 
 def _bootstrapped() -> dict[str, str]:

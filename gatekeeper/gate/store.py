@@ -123,27 +123,27 @@ class GatedStore(Gated):
         """Set a tag, unless it is the gate's own or would hide a model."""
         with self._fail_closed("tag", name, None):
             reason = self._names.bad_tag(tag.key, on_prompt=self._is_prompt(name))
-            self._refuse_if("tag", name, None, reason)
+            self._refuse_if("tag", name, tag.key, reason)
         super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
         """Delete a tag, unless it is the gate's own."""
         with self._fail_closed("tag", name, None):
-            self._refuse_if("tag", name, None, self._names.bad_tag(key, on_prompt=True))
+            self._refuse_if("tag", name, key, self._names.bad_tag(key, on_prompt=True))
         super().delete_registered_model_tag(name, key)
 
     def set_model_version_tag(self, name: str, version: str, tag: Any) -> None:
         """Set a tag, unless it is the gate's own or would hide a model."""
         with self._fail_closed("tag", name, None):
             reason = self._names.bad_tag(tag.key, on_prompt=self._is_prompt(name))
-            self._refuse_if("tag", name, None, reason)
+            self._refuse_if("tag", name, tag.key, reason)
         super().set_model_version_tag(name, version, tag)
 
     def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
         """Delete a tag, unless it is the gate's own."""
         with self._fail_closed("tag", name, None):
             reason = self._names.bad_tag(key, on_prompt=True)
-            self._refuse_if("tag", name, None, reason)
+            self._refuse_if("tag", name, key, reason)
         super().delete_model_version_tag(name, version, key)
 
     # Demotions: allowed, and written down -------------------------------------------------------

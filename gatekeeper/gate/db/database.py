@@ -67,6 +67,8 @@ def checked_uri(uri: str) -> str:
 def redacted(uri: str) -> str:
     """Return `uri` fit for a log: no user, no password, no query."""
     prefix = PREFIX if uri.startswith(PREFIX) else ""
+    if "://" not in uri:
+        return uri
     try:
         url = make_url(plain_uri(uri))
     except ArgumentError:
