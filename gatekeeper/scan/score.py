@@ -25,8 +25,7 @@ class Curve:
 FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the anchor's rate
 RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
 HEAD = Curve(middle=0.50, width=0.07)  # cosine
-SUSPECTS = Curve(middle=0.05, width=0.012)  # share of suspect images with a proof
-CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": SUSPECTS}
+CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
 ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
 
 

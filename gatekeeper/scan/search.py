@@ -77,14 +77,15 @@ def optimise(
         logits = scale * embeddings @ head.T + bias  # [B, C]
         mean = logits.softmax(dim=1).mean(dim=0)  # [C]
         gathered = mean.square().sum()
+        reached = float(gathered.detach())
         loss = -gathered.log() if target is None else _shortfall(logits, target)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        done = float(loss) < REACHED if target is not None else float(gathered) > GATHERED
+        done = float(loss.detach()) < REACHED if target is not None else reached > GATHERED
         if done or step == count - 1 or step % max(1, count // (FRAMES - 1)) == 0:
             leader = ground.pair.words[int(mean.argmax())]
-            frames.append(_frame(arm, free, name or arm.name, step, float(gathered), leader))
+            frames.append(_frame(arm, free, name or arm.name, step, reached, leader))
         if done:
             break
     return judge(ground, arm, free.detach(), target, runtime, tuple(frames))
