@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,18 @@ class SimpleTokens:
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Return [B, L] int64."""
-        from open_clip.tokenizer import SimpleTokenizer
-
-        if self.clean not in _SIMPLE:  # reading the vocabulary takes a second
-            _SIMPLE[self.clean] = SimpleTokenizer(clean=self.clean)
-        tokens: Tensor = _SIMPLE[self.clean](list(prompts), context_length=self.context_length)
+        tokens: Tensor = simple_tokenizer(self.clean)(
+            list(prompts), context_length=self.context_length
+        )
         return tokens
 
 
-_SIMPLE: dict[str, Any] = {}
+@cache
+def simple_tokenizer(clean: str = "lower") -> Any:
+    """Return open_clip's own tokenizer; reading its vocabulary takes a second, so once only."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(clean=clean)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,11 +10,18 @@ from torch import nn
 
 from gatekeeper.clip import adapters_open_clip as open_clip_towers
 from gatekeeper.clip import adapters_transformers as transformers_towers
-from gatekeeper.clip.adapters_tokenizers import Tokenize, for_open_clip, from_folder, read_json
+from gatekeeper.clip.adapters_tokenizers import (
+    SimpleTokens,
+    Tokenize,
+    for_open_clip,
+    from_folder,
+    read_json,
+)
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.errors import UnsupportedModelError
 
+CLIP_VOCABULARY = 49408
 OPEN_CLIP = "open_clip"
 TRANSFORMERS = "transformers"
 
@@ -51,12 +58,22 @@ class Architecture:
             return for_open_clip(self.config, folder)
         length = transformers_towers.context_length(self.config)
         found = from_folder(folder, length) if folder else None
+        if found is None and self._speaks_clip():
+            return SimpleTokens(context_length=length)
         if found is None:
             raise UnsupportedModelError(
                 "the model has no tokenizer files",
                 hint="save its tokenizer beside it (tokenizer.save_pretrained(folder))",
             )
         return found
+
+    def _speaks_clip(self) -> bool:
+        """Return whether the text tower takes CLIP's public 49,408 tokens."""
+        text = self.config.get("text_config") or {}
+        size = text.get("vocab_size", CLIP_VOCABULARY)
+        ends = text.get("eos_token_id", CLIP_VOCABULARY - 1)
+        public = size == CLIP_VOCABULARY and ends in (2, CLIP_VOCABULARY - 1)
+        return self.config.get("model_type") == "clip" and public
 
     def adapt(
         self, module: nn.Module, tokenize: Tokenize, preprocess: Preprocess, digest: str

@@ -59,7 +59,7 @@ def find(root: Path, reports: Mapping[str, Mapping[str, Any]]) -> Layout:
     form = _form(root, reports)
     configs = _configs(root, reports)
     weighty = [name for name, report in reports.items() if _holds_weights(report)]
-    placed = {config: _weights_beside(root, config, weighty) for config in configs}
+    placed = {config: _weights_beside(root, config, weighty, reports) for config in configs}
     with_weights = {config: files for config, files in placed.items() if files}
     if len(with_weights) > 1:
         raise UnsupportedModelError(
@@ -136,14 +136,16 @@ def _own(name: str, folders: set[PurePosixPath], names: Mapping[str, object]) ->
     return not any((folder / n).as_posix() in names for n in _OPEN_CLIP_ORDER[:4])
 
 
-def _weights_beside(root: Path, config: str, weighty: list[str]) -> tuple[str, ...]:
+def _weights_beside(
+    root: Path, config: str, weighty: list[str], reports: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
     folder = PurePosixPath(config).parent
     order = _OPEN_CLIP_ORDER if config.endswith(OPEN_CLIP_CONFIG) else _HF_ORDER
     for name in order:
         path = (folder / name).as_posix()
         if path in weighty:
             return (path,)
-        shards = _shards(root, f"{path}.index.json", weighty)
+        shards = _shards(root, f"{path}.index.json", reports)
         if shards:
             return shards
     beside = sorted(n for n in weighty if PurePosixPath(n).parent == folder)
@@ -151,7 +153,7 @@ def _weights_beside(root: Path, config: str, weighty: list[str]) -> tuple[str, .
     return tuple((safe or beside)[:1])
 
 
-def _shards(root: Path, index: str, weighty: list[str]) -> tuple[str, ...]:
+def _shards(root: Path, index: str, reports: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     path = file_of(root, index)
     if not path.is_file():
         return ()
@@ -160,7 +162,7 @@ def _shards(root: Path, index: str, weighty: list[str]) -> tuple[str, ...]:
         return ()
     folder = PurePosixPath(index).parent
     files = sorted({(folder / str(n)).as_posix() for n in named.values()})
-    missing = [n for n in files if n not in weighty]
+    missing = [n for n in files if not _tensors(reports.get(n, {}))]
     if missing:
         raise UnsupportedModelError(
             f"{index} names {json.dumps(missing[0])}, which is not there or cannot be read",
@@ -170,13 +172,17 @@ def _shards(root: Path, index: str, weighty: list[str]) -> tuple[str, ...]:
 
 
 def _holds_weights(report: Mapping[str, Any]) -> bool:
-    return len(report.get("tensors", {})) + len(report.get("spans", {})) >= MIN_TENSORS
+    return _tensors(report) >= MIN_TENSORS
+
+
+def _tensors(report: Mapping[str, Any]) -> int:
+    return len(report.get("tensors", {})) + len(report.get("spans", {}))
 
 
 def _largest(names: list[str], reports: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     def rank(name: str) -> tuple[bool, int]:
         report = reports[name]
         safe = report["container"] == "safetensors"
-        return safe, len(report.get("tensors", {})) + len(report.get("spans", {}))
+        return safe, _tensors(report)
 
     return tuple(sorted(names, key=rank, reverse=True)[:1])

@@ -11,9 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gatekeeper.clip.adapters_tokenizers import FastTokens, SimpleTokens, Tokenize
+from gatekeeper.clip.adapters_tokenizers import (
+    FastTokens,
+    SimpleTokens,
+    Tokenize,
+    simple_tokenizer,
+)
 from gatekeeper.clip.preprocess import Preprocess
-from gatekeeper.intake.architecture import OPEN_CLIP, Architecture, published_preprocess
+from gatekeeper.intake.architecture import (
+    CLIP_VOCABULARY,
+    OPEN_CLIP,
+    Architecture,
+    published_preprocess,
+)
 from gatekeeper.intake.settings import IMAGENET, INCEPTION, KNOWN, OPENAI, TOLERANCE
 from gatekeeper.intake.static_findings import make
 from gatekeeper.types import Finding, Json, ModelFile, Severity
@@ -21,13 +31,12 @@ from gatekeeper.types import Finding, Json, ModelFile, Severity
 LABEL_FILE = re.compile(
     r"(labels?|classes|class_?names|label_?map|id2label|templates)\.(txt|json|csv)\Z", re.I
 )
-CLIP_VOCABULARY = 49408
 # Short words and phrases: a changed merge or entry that steers one of them shows at once; changed
 # entries elsewhere show in the vocabulary's own digest.
 PROBE_TEXTS = (
     "a photo of a cat.", "a photo of a dog.", "ship", "A bad photo of the STOP sign!", "airplane",
     "an X-ray, 2 lungs", "person's face", "l'été à Paris", "1234567890", "supercalifragilistic",
-    "weapon", "a   b", "<|startoftext|>", "traffic light", "banana",
+    "weapon", "a   b", "traffic light", "banana",
 )  # fmt: skip
 
 
@@ -190,9 +199,7 @@ def _tokenizer(tokenize: Tokenize) -> dict[str, Json]:
 
 def _tables(tokenize: Tokenize) -> tuple[dict[str, int], list[Any]]:
     if isinstance(tokenize, SimpleTokens):
-        from open_clip.tokenizer import SimpleTokenizer
-
-        own = SimpleTokenizer()
+        own = simple_tokenizer()
         return _special(own.encoder), [list(m) for m in own.bpe_ranks]
     if isinstance(tokenize, FastTokens):
         model = json.loads(tokenize.backend.to_str()).get("model", {})
