@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +19,6 @@ from gatekeeper.types import (
     Exhibit,
     Json,
     LabelRow,
-    ModelRef,
     Quality,
     RuleResult,
     ScanReport,
@@ -82,7 +80,8 @@ def report_page(page: ReportPage) -> str:
             decisive=_score_rule(report),
             compared=_compared(report),
             changes=_changes(page),
-            repeat=_repeat(report),
+            repeat=wording.repeat_command(report),
+            next=wording.next_step(report),
             raw=_embedded(raw) if len(raw) <= RAW_CHARS else None,
         )
     )
@@ -100,7 +99,7 @@ def validation_page(report: ScanReport, validation: Mapping[str, Json]) -> str:
         .render(
             report=report,
             validation=validation,
-            items=[_answer(item) for item in items],
+            items=sorted((_answer(item) for item in items), key=lambda row: row["order"]),
             raw=_embedded(dumps(to_plain(validation, "validation"))),
         )
     )
@@ -179,13 +178,13 @@ def _score_rule(report: ScanReport) -> RuleResult | None:
     return None
 
 
-def _compared(report: ScanReport) -> list[tuple[str, float, float]]:
-    """Return (what, model, anchor) for the measurements that are paired with the anchor."""
+def _compared(report: ScanReport) -> tuple[float, float] | None:
+    """Return the flip rate of this model and of the anchor, where they were paired."""
     rate = report.measurements.get("trigger.flip_rate")
     paired = report.measurements.get("trigger.paired_flip_rate")
     if report.anchor is None or rate is None or paired is None:
-        return []
-    return [("Unseen images led to the target", rate, min(max(rate - paired, 0.0), 1.0))]
+        return None
+    return rate, min(max(rate - paired, 0.0), 1.0)
 
 
 def _changes(page: ReportPage) -> list[tuple[str, float | None, float | None, bool]]:
@@ -203,20 +202,6 @@ def _changes(page: ReportPage) -> list[tuple[str, float | None, float | None, bo
     return [row for row in rows if row[1] is not None or row[2] is not None]
 
 
-def _repeat(report: ScanReport) -> str:
-    """Return the command that repeats this scan, as far as the report tells."""
-
-    def named(ref: ModelRef) -> str:
-        return shlex.quote(printable(ref.uri))
-
-    parts = [f"gatekeeper scan {named(report.model)}"]
-    if report.anchor is not None:
-        parts.append(f"--anchor {named(report.anchor)}")
-    if report.oracle is not None:
-        parts.append(f"--oracle {shlex.quote(printable(report.oracle.name))}")
-    return " ".join([*parts, f"--seed {report.seed}"])
-
-
 def _embedded(raw: str) -> Markup:
     """Return JSON that no browser can take for markup."""
     return Markup(raw.replace("<", "\\u003c").replace("&", "\\u0026"))  # noqa: S704
@@ -232,11 +217,14 @@ def _answer(item: Mapping[str, Any]) -> dict[str, Any]:
     config = item.get("expectation_config") or {}
     meta = config.get("meta") or {}
     observed = (item.get("result") or {}).get("observed_value")
+    parts = ("present", "not null")
+    part = str(meta.get("part", ""))
     return {
+        "order": (str(meta.get("rules")), parts.index(part) if part in parts else len(parts)),
         "ok": item.get("success") is True,
         "type": str(config.get("type", "")),
         "metric": str(meta.get("metric", "")),
-        "part": str(meta.get("part", "")),
+        "part": part,
         "bound": meta.get("bound"),
         "rules": ", ".join(str(rule) for rule in meta.get("rules") or ()),
         "observed": observed if isinstance(observed, int | float) else None,

@@ -17,6 +17,7 @@ from gatekeeper.evidence.wording import (
     bound,
     duration,
     headline,
+    next_step,
     number,
     percent,
     rule_state,
@@ -72,6 +73,10 @@ def _blocks(report: ScanReport) -> Iterable[RenderableType]:
     yield from _findings(report)
     yield _heading("Rests on")
     yield _provenance(report)
+    step = next_step(report)
+    yield Padding(Text(f"Next: {step.sentence}"), (1, 0, 0, 0))
+    if step.command:
+        yield Text(f"  {step.command}", style="bold")
 
 
 def _banner(report: ScanReport) -> RenderableType:

@@ -1,5 +1,9 @@
 """How are the report's numbers said? The same words on every page and in every format."""
 
+import shlex
+from dataclasses import dataclass
+
+from gatekeeper.evidence.text import printable
 from gatekeeper.types import RuleResult, ScanReport, Severity, Verdict
 
 VERDICT_WORDS = {
@@ -15,6 +19,51 @@ def headline(report: ScanReport) -> str:
     if report.reasons:
         return report.reasons[0]
     return "The policy gave no reason."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextStep:
+    """What a reader may do about a verdict."""
+
+    sentence: str
+    command: str | None = None
+
+
+def next_step(report: ScanReport) -> NextStep:
+    """Return what to do about this verdict."""
+    model = shlex.quote(printable(report.model.uri))
+    if report.verdict is Verdict.PASS:
+        if report.model.uri.startswith("models:/"):
+            return NextStep(
+                sentence="promote it; the gate finds this decision by the model's digest.",
+                command=f"gatekeeper promote {model} --alias production",
+            )
+        return NextStep(sentence="register it and promote it; the decision goes with its digest.")
+    if report.verdict is Verdict.INCONCLUSIVE:
+        return NextStep(
+            sentence="scan again with more clean images of your own domain, and with the public "
+            "base model as anchor where there is one.",
+            command=f"gatekeeper scan {model} --probes FOLDER --anchor MODEL",
+        )
+    if report.score is None:
+        return NextStep(
+            sentence="ask its maker for the same weights as safetensors, with the settings of the "
+            "public model, and scan those."
+        )
+    return NextStep(
+        sentence="make a cleaned version, which is scanned again before anyone may use it.",
+        command=f"gatekeeper rectify {model} --report report.json",
+    )
+
+
+def repeat_command(report: ScanReport) -> str:
+    """Return the command that repeats this scan, as far as the report tells."""
+    parts = ["gatekeeper scan", shlex.quote(printable(report.model.uri))]
+    if report.anchor is not None:
+        parts += ["--anchor", shlex.quote(printable(report.anchor.uri))]
+    if report.oracle is not None:
+        parts += ["--oracle", shlex.quote(printable(report.oracle.name))]
+    return " ".join([*parts, "--seed", str(report.seed)])
 
 
 def percent(rate: float | None) -> str:

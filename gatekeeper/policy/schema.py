@@ -242,7 +242,7 @@ def _problem(item: Any, document: Document) -> str:
     where: Where = item["loc"]
     dotted = ".".join(str(part) for part in where) or "policy"
     message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
+    if item["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
         message = f"unknown key{_near(where)}"
     elif item["type"] == "missing":
         message = "is missing"
