@@ -76,10 +76,13 @@ class RegistryStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow is untyped
         with self.ManagedSessionMaker(read_only=False) as session:
             return bool(self._get_sql_model_version(session, name, version).source == PROMPT_SOURCE)
 
-    def _held_names(self, name: str, version: int | None = None) -> tuple[str, ...]:
-        """Return the protected aliases and stages that a model (or one version) carries."""
+    def _held_names(
+        self, name: str, version: int | None = None, renamed: str | None = None
+    ) -> tuple[str, ...]:
+        """Return what a model (or one version) carries that is protected, or would be if renamed."""
         if self._is_prompt(name):
             return ()
+        names = (name,) if renamed is None else (name, renamed)
         with self.ManagedSessionMaker(read_only=False) as session:
             aliases = self._get_query(session, SqlRegisteredModelAlias).filter(
                 SqlRegisteredModelAlias.name == name
@@ -87,15 +90,13 @@ class RegistryStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow is untyped
             versions = self._get_query(session, SqlModelVersion).filter(
                 SqlModelVersion.name == name
             )
-            held = [
-                (a.alias, a.version) for a in aliases if self._names.protects_alias(name, a.alias)
-            ]
-            held += [
-                (v.current_stage, v.version)
-                for v in versions
-                if self._names.protects_stage(name, v.current_stage)
-            ]
-        return tuple(label for label, number in held if version is None or number == version)
+            carried = [(a.alias, a.version, self._names.protects_alias) for a in aliases]
+            carried += [(v.current_stage, v.version, self._names.protects_stage) for v in versions]
+        return tuple(
+            label
+            for label, number, protects in carried
+            if (version is None or number == version) and any(protects(n, label) for n in names)
+        )
 
     def _version_tags(self, origin: tuple[str, int] | None) -> dict[str, str]:
         if origin is None:

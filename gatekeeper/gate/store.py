@@ -115,7 +115,8 @@ class GatedStore(Gated):
         """Rename a model, unless a protected name would be taken, left or carried along."""
         with self._fail_closed("rename", name, new_name):
             if not self._is_prompt(name):
-                reason = self._names.bad_rename(name, new_name, self._held_names(name))
+                held = self._held_names(name, renamed=new_name)
+                reason = self._names.bad_rename(name, new_name, held)
                 self._refuse_if("rename", name, new_name, reason, always=False)
         return super().rename_registered_model(name, new_name)
 
