@@ -167,4 +167,8 @@ def _listed(out: Path) -> list[str]:
         return []
     ours = ("triggers", "exhibits")
     safe = [PurePosixPath(name) for name in names]
-    return [str(path) for path in safe if path.parts[:1][0] in ours and ".." not in path.parts]
+    return [
+        str(path)
+        for path in safe
+        if path.parts and path.parts[0] in ours and ".." not in path.parts
+    ]

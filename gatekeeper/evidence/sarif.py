@@ -137,7 +137,7 @@ def _uri(report: ScanReport, finding: Finding | None) -> str:
     file = finding.evidence.get("file") if finding else None
     if isinstance(file, str) and file:
         name = f"{name.rstrip('/')}/{file}"
-    return quote(name.encode("utf-8", "surrogateescape"), safe="/:@") or "model"
+    return quote(name.encode("utf-8", "surrogatepass"), safe="/:@") or "model"
 
 
 def _utc(instant: str) -> str | None:

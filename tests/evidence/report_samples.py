@@ -299,7 +299,7 @@ def steps(count: int = 6) -> tuple[SearchStep, ...]:
         SearchStep(
             search="patch-24",
             step=10 * i,
-            picture_png=png(90 + i, side=32, patch=4 * i),
+            picture_png=png(90 + i, side=32, patch=min(4 * i, 20)),
             concentration=min(1.0, 0.06 + 0.19 * i),
             leader="corn cob" if i < 2 else "banana",
         )
