@@ -79,7 +79,7 @@ class RegistryStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow is untyped
     def _held_names(
         self, name: str, version: int | None = None, renamed: str | None = None
     ) -> tuple[str, ...]:
-        """Return what a model (or one version) carries that is protected, or would be if renamed."""
+        """Return the protected names that a model (or one version) carries, renamed or not."""
         if self._is_prompt(name):
             return ()
         names = (name,) if renamed is None else (name, renamed)
