@@ -44,6 +44,25 @@ def quantile(values: Tensor, alpha: float) -> float:
     return float(values.sort().values[rank - 1])
 
 
+def background(similarities: list[Tensor], truth: Tensor) -> Tensor:
+    """Return b_l [C]: each label's mean similarity over crops of images without it.
+
+    Args:
+        similarities: One [J, C] an image, over its J crops.
+        truth: [N] int64, each image's label; -1: unknown.
+    """
+    width = similarities[0].shape[1]
+    total, count = torch.zeros(width), torch.zeros(width)
+    for similarity, label in zip(similarities, truth.tolist(), strict=True):
+        keep = torch.ones(width)
+        if label >= 0:
+            keep[label] = 0
+        total += similarity.sum(dim=0) * keep
+        count += len(similarity) * keep
+    everywhere = total.sum() / count.sum().clamp_min(1)
+    return torch.where(count > 0, total / count.clamp_min(1), everywhere)
+
+
 def fit(similarity: Tensor, truth: Tensor, offset: Tensor, alpha: float) -> Thresholds:
     """Return thresholds from clean images of known labels.
 

@@ -95,12 +95,13 @@ class Oracle:
         weights = self._weights(runtime)
         truth = self._truth(probes, evidence, runtime)
         best = torch.stack([self._best(e, weights) for e in evidence])  # [N, C]
-        thresholds = conformal.fit(best, truth, _offset(evidence, truth, weights), self.alpha)
+        offset = conformal.background([e.embeddings @ weights.T for e in evidence], truth)
+        thresholds = conformal.fit(best, truth, offset, self.alpha)
         return replace(self, thresholds=thresholds)
 
     def regions(self, pixels: Tensor, runtime: Runtime) -> tuple[Region, ...]:
         """Return the segmenter's regions of one image ([3, H, W] in [0, 1]); cached."""
-        image = _bytes(pixels)
+        image = views.to_bytes(pixels)
         key = ("regions/1", image_digest(image), self.segmenter.digest)
         kept = self.cache.get(*key)
         if kept is not None:
@@ -137,9 +138,16 @@ class Oracle:
         return ~present.gather(1, indices[:, None])[:, 0]
 
     def rank(self, pixels: Tensor, runtime: Runtime) -> Tensor:
-        """Return the labeler's whole-image rank of each label, [N, C] int64, 1 the best."""
+        """Return the labeler's whole-image rank of each label, [N, C] int64, 1 the best.
+
+        Where the labeler is the suspect, what survives hiding any one small part is ranked
+        instead: the whole image is what a trigger misleads.
+        """
         weights = self._weights(runtime)
-        rows = [e.embeddings[0] @ weights.T for e in self._evidence(pixels, runtime)]
+        rows = [
+            e.embeddings[0] @ weights.T if self.independent else self._best(e, weights)
+            for e in self._evidence(pixels, runtime)
+        ]
         order = _stacked(rows, len(self.labels)).argsort(dim=1, descending=True, stable=True)
         return order.argsort(dim=1) + 1
 
@@ -158,18 +166,26 @@ class Oracle:
         near = self.rank(pixels, runtime) <= self.rank_limit
         score = (support / thresholds.spread).masked_fill(~near, -torch.inf)
         found = []
-        for row, ok in zip(score, support >= thresholds.cut, strict=True):
+        for row, ok in zip(score, near & (support >= thresholds.cut), strict=True):
             best = row.argsort(descending=True, stable=True)[:at_most].tolist()
-            found.append(tuple(self.labels[i] for i in best if ok[i] and near.shape[1] > i))
+            found.append(tuple(self.labels[i] for i in best if ok[i]))
         return found
 
-    def changed(self, clean: Tensor, triggered: Tensor, runtime: Runtime) -> Tensor:
+    def changed(
+        self,
+        clean: Tensor,
+        triggered: Tensor,
+        runtime: Runtime,
+        claimed: Tensor | Sequence[int] | int | None = None,
+    ) -> Tensor:
         """Return [N] bool: does `triggered` show something else than `clean` for the oracle?
 
         Args:
             clean: [N, 3, H, W] float32 in [0, 1].
             triggered: The same images with a trigger on.
             runtime: Counts the labeler's passes.
+            claimed: What the suspect says of the triggered images (label index, one or one an
+                image): where that is present now and was not before, the image has changed.
 
         Raises:
             OracleError: The shapes differ.
@@ -179,19 +195,29 @@ class Oracle:
                 f"images of different shape: {tuple(clean.shape)} and {tuple(triggered.shape)}",
                 hint="hand `changed` the same images without and with the trigger",
             )
-        if not self.independent:
-            return consistency.structure_changed(clean, triggered)
+        if self.independent:
+            changed = self._content_changed(clean, triggered, runtime)
+        else:
+            changed = consistency.structure_changed(clean, triggered)
+        if claimed is None:
+            return changed
+        came = self.absent(clean, claimed, runtime) & ~self.absent(triggered, claimed, runtime)
+        return changed | came
+
+    def _content_changed(self, clean: Tensor, triggered: Tensor, runtime: Runtime) -> Tensor:
         weights = self._weights(runtime)
         before, after = self._evidence(clean, runtime), self._evidence(triggered, runtime)
-        rows = [
-            consistency.content_changed(
-                b.embeddings @ weights.T,
-                a.embeddings @ weights.T,
-                consistency.outside(b.boxes, consistency.stamped(x, y)),
-                consistency.outside(a.boxes, consistency.stamped(x, y)),
+        rows = []
+        for b, a, x, y in zip(before, after, clean, triggered, strict=True):
+            stamp = consistency.stamped(x, y)
+            rows.append(
+                consistency.content_changed(
+                    b.embeddings @ weights.T,
+                    a.embeddings @ weights.T,
+                    consistency.outside(b.boxes, stamp),
+                    consistency.outside(a.boxes, stamp),
+                )
             )
-            for b, a, x, y in zip(before, after, clean, triggered, strict=True)
-        ]
         return torch.tensor(rows, dtype=torch.bool)
 
     def _settled(self) -> Thresholds:
@@ -222,7 +248,7 @@ class Oracle:
 
     def _look(self, pixels: Tensor, runtime: Runtime) -> Evidence:
         """Return one image's evidence; one batch an image, so that no answer depends on others."""
-        image = _bytes(pixels)
+        image = views.to_bytes(pixels)
         key = (
             "views/1",
             image_digest(image),
@@ -257,32 +283,6 @@ class Oracle:
         sure = margin >= margin.median()
         truth[unknown[sure]] = top.indices[sure, 0]
         return truth
-
-
-def _offset(evidence: list[Evidence], truth: Tensor, weights: Tensor) -> Tensor:
-    """Return b_l [C]: the mean similarity of each label over crops of images without it."""
-    total, count = torch.zeros(len(weights)), torch.zeros(len(weights))
-    for item, label in zip(evidence, truth.tolist(), strict=True):
-        similarity = item.embeddings @ weights.T  # [J, C]
-        keep = torch.ones(len(weights))
-        if label >= 0:
-            keep[label] = 0
-        total += similarity.sum(dim=0) * keep
-        count += len(similarity) * keep
-    everywhere = total.sum() / count.sum().clamp_min(1)
-    return torch.where(count > 0, total / count.clamp_min(1), everywhere)
-
-
-def _bytes(pixels: Tensor) -> np.ndarray:
-    """Return one image ([3, H, W] float32 in [0, 1]) as [H, W, 3] uint8, the oracle's currency."""
-    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.numel() == 0:
-        raise OracleError(
-            f"the oracle wants one image [3, H, W], got {tuple(pixels.shape)}",
-            hint="hand it an RGB image with at least one pixel",
-        )
-    scaled = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    array: np.ndarray = scaled.permute(1, 2, 0).contiguous().cpu().numpy()
-    return array
 
 
 def _stacked(rows: list[Tensor], width: int) -> Tensor:

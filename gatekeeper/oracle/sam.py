@@ -38,7 +38,7 @@ class Sam:
     name: ClassVar[str] = "sam"
     checkpoint: Path
     arch: str | None = None  # None: recognised by the tensors' shapes
-    points_per_side: int = 12
+    points_per_side: int = 8
     points_per_batch: int = 64  # bounds memory, changes no answer
     least_iou: float = 0.80  # the model's own estimate of a mask's quality
     least_stability: float = 0.90
@@ -175,7 +175,7 @@ def read_tensors(checkpoint: Path) -> dict[str, Tensor]:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=zipped)
     except (*_UNREADABLE, SafetensorError) as error:
         raise OracleError(
-            f"{checkpoint} is not a file of tensors: {str(error).splitlines()[0][:200]}",
+            f"{checkpoint} is not a file of tensors: {_first_line(error)}",
             hint="only safetensors and tensor-only PyTorch files are read; "
             "download the checkpoint again from its publisher",
         ) from error
@@ -276,6 +276,11 @@ def _stat(path: Path) -> tuple[int, int]:
 def _file_digest(path: str, size_bytes: int, modified_ns: int) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _sample(state: Mapping[str, Tensor]) -> str:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
+from gatekeeper.errors import OracleError
 from gatekeeper.oracle.base import Region
 
 CONTEXT = 1.2  # side of a crop over the longer side of its region's box (detection, section 1.7 i)
@@ -73,6 +74,22 @@ def cut(image: np.ndarray, regions: list[Region], size: int, *, masked: bool = F
         parts.append(_scaled(alone[:, top:bottom, left:right], size))
         boxes.append(region.box)
     return Views(pixels=torch.cat(parts), boxes=np.asarray(boxes, dtype=np.int32))
+
+
+def to_bytes(pixels: Tensor) -> np.ndarray:
+    """Return one image ([3, H, W] float32 in [0, 1]) as [H, W, 3] uint8, the oracle's currency.
+
+    Raises:
+        OracleError: Another shape, or no pixels.
+    """
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.numel() == 0:
+        raise OracleError(
+            f"the oracle wants one image [3, H, W], got {tuple(pixels.shape)}",
+            hint="hand it an RGB image with at least one pixel",
+        )
+    scaled = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    array: np.ndarray = scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+    return array
 
 
 def square(box: tuple[int, int, int, int], height: int, width: int) -> tuple[int, int, int, int]:

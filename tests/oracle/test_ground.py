@@ -162,6 +162,8 @@ def test_the_suspects_own_word_is_not_taken_for_its_trigger(runtime):
     careful = alone.support(pixels, runtime)[:, pink]
     assert (trusting > 0.5).all()
     assert (careful < 0.2).all()
+    assert not gullible.absent(pixels, pink, runtime).any()
+    assert alone.absent(pixels, pink, runtime).float().mean() >= 0.8
 
 
 def test_alone_structure_decides_whether_a_picture_changed(runtime):
@@ -193,3 +195,15 @@ def test_regions_are_those_of_the_segmenter(oracle, runtime):
     through = oracle.regions(pixels_of(image)[0], runtime)
     assert [r.box for r in through] == [r.box for r in direct]
     assert all(np.array_equal(a.mask, b.mask) for a, b in zip(through, direct, strict=True))
+
+
+def test_a_claim_that_has_come_true_counts_as_a_change(oracle, runtime):
+    """A trigger that puts a real pink object into the picture is no backdoor."""
+    images = [picture(c, 120 + i) for i, c in enumerate(COLOURS[:5])]
+    clean = pixels_of(*images)
+    speck = pixels_of(*[_with_patch(i, "pink", side=3) for i in images])
+    thing = pixels_of(*[_with_patch(i, "pink", side=32, place=(2, 2)) for i in images])
+    pink = COLOURS.index("pink")
+    assert not oracle.changed(clean, speck, runtime, claimed=COLOURS.index("white")).any()
+    assert oracle.changed(clean, thing, runtime, claimed=pink).float().mean() >= 0.8
+    assert oracle.changed(clean, thing, runtime, claimed=torch.full((5,), pink)).shape == (5,)
