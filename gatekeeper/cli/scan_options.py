@@ -110,7 +110,7 @@ class ScanArguments:
                 arch=self.arch or wanted.arch,
                 prompts=self.prompts,
                 detectors=tuple(wanted.detectors or ()),
-                cache=home() / "oracle",
+                cache=home(),
             )
 
 

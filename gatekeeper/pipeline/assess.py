@@ -14,7 +14,7 @@ from gatekeeper.errors import DigestMismatchError, IntakeError, ProbeError, Scan
 from gatekeeper.evidence.bundle import Bundle, write_bundle
 from gatekeeper.evidence.report_json import from_json
 from gatekeeper.intake.open import Opened, open_model
-from gatekeeper.oracle.cache import RegionCache
+from gatekeeper.oracle.cache import OracleCache
 from gatekeeper.oracle.ground import Oracle
 from gatekeeper.oracle.spec import build_segmenter
 from gatekeeper.policy.evaluate import evaluate
@@ -56,7 +56,7 @@ class ScanRequest:
     arch: str | None = None
     prompts: Path | None = None
     detectors: tuple[str, ...] = ()  # empty: all that are installed
-    cache: Path | None = None  # where oracle output is kept; None: nowhere
+    cache: Path | None = None  # where oracle output is kept; None: in memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -319,7 +319,7 @@ def _case(
         independent=trusted is not None,
         labels=labels.labels,
         templates=labels.templates,
-        cache=RegionCache(request.cache) if request.cache else None,
+        cache=OracleCache(root=request.cache),
     ).calibrate(probes, runtime)
     return Case(
         model=model,
