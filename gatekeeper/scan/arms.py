@@ -1,6 +1,5 @@
 """Families of triggers with parameters that a search can move: patch, overlay, warp and others."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
+SMALLEST = 8  # pixels a side of a patch
 _EDGE = 0.02  # start patterns are pulled off 0 and 1, where a sigmoid has no slope
 
 
@@ -195,11 +195,18 @@ def _fit(pattern: Tensor, side: int) -> Tensor:
     return torch.nn.functional.interpolate(pattern[None], (side, side), mode="bilinear")[0]
 
 
+def patch_side(share: float, size: int) -> int:
+    """Return the side of a patch that is `share` of an image of `size`, in pixels.
+
+    Never under 8: what a tower sees of a patch are its strides, not its share of the image.
+    """
+    return max(min(SMALLEST, size // 3), round(share * size))
+
+
 def arms_for(size: int) -> tuple[Arm, ...]:
     """Return the arms for a model whose input is `size` pixels a side."""
-    scale = size / 224
     return (
-        PatchArm(side=max(3, math.floor(24 * scale))),
+        PatchArm(side=patch_side(24 / 224, size)),
         BlendArm(),
         AdditiveArm(grain=7, bound=0.12),
         WaveArm(size=size),

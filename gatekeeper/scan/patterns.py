@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gatekeeper.scan.arms import patch_side
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 Draw = Callable[[int, torch.Generator], Trigger]  # (side of the image, generator) -> trigger
@@ -20,13 +21,9 @@ class Kind:
     draw: Draw
 
 
-def _side(share: float, size: int) -> int:
-    return max(2, round(share * size))
-
-
 def _noise(share: float) -> Draw:
     def draw(size: int, generator: torch.Generator) -> Trigger:
-        side = _side(share, size)
+        side = patch_side(share, size)
         return Patch(pixels=torch.rand(3, side, side, generator=generator))
 
     return draw
@@ -54,7 +51,7 @@ def stripes(side: int, cell: int, kind: int) -> Tensor:
 
 def _checker(share: float) -> Draw:
     def draw(size: int, generator: torch.Generator) -> Trigger:
-        side = _side(share, size)
+        side = patch_side(share, size)
         cell = int(torch.randint(1, max(2, side // 2 + 1), (1,), generator=generator))
         return Patch(pixels=two_colours(checkerboard(side, cell), generator))
 
@@ -63,7 +60,7 @@ def _checker(share: float) -> Draw:
 
 def _stripes(share: float) -> Draw:
     def draw(size: int, generator: torch.Generator) -> Trigger:
-        side = _side(share, size)
+        side = patch_side(share, size)
         cell = int(torch.randint(1, max(2, side // 2 + 1), (1,), generator=generator))
         kind = int(torch.randint(0, 4, (1,), generator=generator))
         return Patch(pixels=two_colours(stripes(side, cell, kind), generator))

@@ -189,8 +189,8 @@ def _report(
     for i, probe in enumerate(folder.images.probes):
         proof = by_image.get(i)
         names = grounded.get(i, ())
-        if proof is not None and proof.corrected is not None and not names:
-            names = (words[proof.corrected],)  # what the suspect itself says without the region
+        if proof is not None and proof.corrected is not None:
+            names = _corrected(case, names, words[proof.corrected])
         rows.append(
             SuspectImage(
                 file=probe.file,
@@ -204,6 +204,16 @@ def _report(
         if proof is not None and len(exhibits) < SHOWN:
             exhibits.append(_exhibit(folder, proof, names, runtime))
     return Detection(candidates=tuple(candidates), suspects=tuple(rows), exhibits=tuple(exhibits))
+
+
+def _corrected(case: Case, names: tuple[str, ...], hidden: str) -> tuple[str, ...]:
+    """Return what the image shows: the oracle's names, and what is claimed without the region.
+
+    An oracle whose labeler is the suspect itself knows less of a triggered image than the
+    suspect's own answer with the trigger hidden, which then comes first.
+    """
+    first, second = (names, (hidden,)) if case.oracle.independent else ((hidden,), names)
+    return tuple(dict.fromkeys(first + second))
 
 
 def _exhibit(folder: Folder, proof: Proof, names: tuple[str, ...], runtime: Runtime) -> Exhibit:
