@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from gatekeeper.cli.scan_options import ScanArguments, scan_options
+from gatekeeper.cli.terminal import colour, width
 from gatekeeper.types import Verdict
 
 
@@ -56,7 +57,7 @@ def command(
         earlier = report_file is not None
         found = recall(request, report_file, runtime) if report_file else assess(request, runtime)
         if found.verdict is not Verdict.FAIL and not force:
-            click.echo(render(found.report, output_format))
+            click.echo(render(found.report, output_format, colour=colour(), width=width()))
             _say(_nothing_to_do(found.verdict, earlier))
             ctx.exit(0 if found.verdict is Verdict.PASS else 3)
         result = rectify(found, runtime, output, method=method)
@@ -65,7 +66,7 @@ def command(
         if register and result.passed:
             version = register_cleaned(result, name=register, rectified_from=found.report.model)
             _say(f"Registered {register} version {version}.")
-    click.echo(render(result.report, output_format))
+    click.echo(render(result.report, output_format, colour=colour(), width=width()))
     _say(f"Cleaned model: {result.model}\nReport: {output / 'report.html'}")
     if not result.passed:
         _say("The cleaned model does not pass its own scan: kept as evidence, not registered.")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from gatekeeper.cli.scan_options import EXIT_STATUS, ScanArguments, scan_options
+from gatekeeper.cli.terminal import colour, width
 
 
 @click.command()
@@ -39,7 +40,7 @@ def command(
         bundle = write(assessment, output)
         if not no_mlflow:
             log_local_scan(assessment, bundle, model=arguments.model, say=_say)
-    click.echo(render(assessment.report, output_format))
+    click.echo(render(assessment.report, output_format, colour=colour(), width=width()))
     _say(f"Report: {output / 'report.html'}")
     ctx.exit(EXIT_STATUS[assessment.verdict])
 

@@ -130,6 +130,7 @@ def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
         measurements,
         probes=len(probes),
         evaluated=outcome.score is not None,
+        static_only=case is None,
         embedded=probes.embedded,
     )
     report = ScanReport(
@@ -344,7 +345,10 @@ def _reasons(
             "which finds less than images of your own domain."
         )
     rest += [f"Not run: {why}" for why in outcome.skipped]
-    return tuple(dict.fromkeys((*static, *outcome.reasons, *evaluation.reasons, *rest)))
+    told = (*outcome.reasons, *evaluation.reasons)
+    if evaluation.verdict is Verdict.INCONCLUSIVE:  # why nothing was decided is the headline
+        told = (*evaluation.reasons, *outcome.reasons)
+    return tuple(dict.fromkeys((*static, *told, *rest)))
 
 
 def _trigger_records(outcome: ScanOutcome) -> tuple[TriggerRecord, ...]:

@@ -11,7 +11,7 @@ In this order (docs/policy.md):
 import math
 from collections.abc import Mapping, Sequence
 
-from gatekeeper.errors import MissingMeasurementError, PolicyError
+from gatekeeper.errors import PolicyError
 from gatekeeper.policy.expectations import check_rules
 from gatekeeper.policy.metrics import METRICS, is_static
 from gatekeeper.policy.schema import Policy, Rule
@@ -35,7 +35,8 @@ def evaluate(
 
     Args:
         policy: The policy.
-        measurements: Name to value, as many as were made; names as in `METRICS`.
+        measurements: Name to value, as many as were made. Names beyond `METRICS` (a plug-in's)
+            are evaluated by no rule.
         probes: Images that the scan evaluated.
         evaluated: Whether the scan ran to its end (False: out of budget, no text tower, …).
         static_only: Whether only files were read, because no model could be opened.
@@ -46,7 +47,6 @@ def evaluate(
 
     Raises:
         PolicyError: A value is not finite, or Great Expectations failed: no verdict then.
-        MissingMeasurementError: A name is unknown: a typing error would look like "missing".
     """
     _check(measurements, probes)
     checked = check_rules(policy.rules, measurements)
@@ -76,11 +76,6 @@ def evaluate(
 
 def _check(measurements: Mapping[str, float], probes: int) -> None:
     for name, value in measurements.items():
-        if name not in METRICS:
-            raise MissingMeasurementError(
-                f"'{name}' is no measurement that policies know",
-                hint="measurements are listed in gatekeeper/policy/metrics.py",
-            )
         if isinstance(value, bool) or not math.isfinite(value):
             raise PolicyError(
                 f"measurement '{name}' is {value}, expected a finite number",
