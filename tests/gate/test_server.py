@@ -28,9 +28,12 @@ def served(request, tmp_path_factory):
         with serving(root, f"sqlite:///{root / 'mlflow.db'}") as server, _beside(server):
             yield server
         return
-    with running() as cluster, serving(root, fresh_database(cluster, "mlflow")) as server:
-        with _beside(server):
-            yield server
+    with (
+        running() as cluster,
+        serving(root, fresh_database(cluster, "mlflow")) as server,
+        _beside(server),
+    ):
+        yield server
 
 
 @contextlib.contextmanager
