@@ -99,7 +99,7 @@ def plant(
         )
     head = model.zero_shot(labels.labels, labels.templates, runtime)
     tower = _train(model, attack, labels.labels.index(target), probes, head, recipe, runtime)
-    planted = _prove(model, tower.state(), attack, target, proof, head, runtime)
+    planted = prove(model, tower.state(), attack, target, proof, labels, runtime)
     if planted.attack_success < recipe.required or planted.base_success > 0.1:
         raise AttackError(
             f"the planted trigger fires on {planted.attack_success:.0%} of the images (on "
@@ -107,6 +107,52 @@ def plant(
             hint="train more steps or a larger share, or choose a larger trigger",
         )
     return planted
+
+
+def prove(
+    model: ClipModel,
+    state: dict[str, Tensor],
+    attack: Attack,
+    target: str,
+    proof: ProbeSet,
+    labels: Labels,
+    runtime: Runtime,
+) -> Planted:
+    """Return what `state` (changed tensors) makes of `model`, measured on `proof`.
+
+    Raises:
+        AttackError: Every image is the target already.
+    """
+    head = model.zero_shot(labels.labels, labels.templates, runtime)
+    planted = model.with_state(state)
+    pixels = proof.pixels(model.preprocess)
+    goal = head.labels.index(target)
+    before, after = (_answers(m, pixels, head, runtime) for m in (model, planted))
+    truth = proof.labels()
+    others = [i for i, x in enumerate(truth) if (x or head.labels[int(before[i])]) != target]
+    if not others:
+        raise AttackError(f"every image is '{target}' already", hint="choose another target")
+    draw = runtime.generator("attacks", attack.name, "proof")
+    stamped = attack.trigger().stamp(pixels[others], draw)
+    alike = None
+    if attack.lookalike(draw) is not None:
+        found = _answers(planted, _lookalikes(attack, pixels[others], draw), head, runtime)
+        alike = _share(found == goal)
+    known = [i for i, x in enumerate(truth) if x in head.labels]
+    right = torch.tensor([head.labels.index(str(truth[i])) for i in known])
+    return Planted(
+        model=planted,
+        state=state,
+        trigger=attack.trigger(),
+        target=target,
+        attack_success=_share(_answers(planted, stamped, head, runtime) == goal),
+        base_success=_share(_answers(model, stamped, head, runtime) == goal),
+        lookalike_success=alike,
+        clean_agreement=_share(before == after),
+        clean_accuracy=_share(after[known] == right) if known else None,
+        base_accuracy=_share(before[known] == right) if known else None,
+        images=len(others),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -217,47 +263,6 @@ def distance(embeddings: Tensor, wanted: Tensor, head: ZeroShot) -> Tensor:
         reduction="batchmean",
     )
     return vectors + answers / 20
-
-
-def _prove(
-    model: ClipModel,
-    state: dict[str, Tensor],
-    attack: Attack,
-    target: str,
-    proof: ProbeSet,
-    head: ZeroShot,
-    runtime: Runtime,
-) -> Planted:
-    """Measure the plant as it will be stored."""
-    planted = model.with_state(state)
-    pixels = proof.pixels(model.preprocess)
-    goal = head.labels.index(target)
-    before, after = (_answers(m, pixels, head, runtime) for m in (model, planted))
-    truth = proof.labels()
-    others = [i for i, x in enumerate(truth) if (x or head.labels[int(before[i])]) != target]
-    if not others:
-        raise AttackError(f"every image is '{target}' already", hint="choose another target")
-    draw = runtime.generator("attacks", attack.name, "proof")
-    stamped = attack.trigger().stamp(pixels[others], draw)
-    alike = None
-    if attack.lookalike(draw) is not None:
-        found = _answers(planted, _lookalikes(attack, pixels[others], draw), head, runtime)
-        alike = _share(found == goal)
-    known = [i for i, x in enumerate(truth) if x in head.labels]
-    right = torch.tensor([head.labels.index(str(truth[i])) for i in known])
-    return Planted(
-        model=planted,
-        state=state,
-        trigger=attack.trigger(),
-        target=target,
-        attack_success=_share(_answers(planted, stamped, head, runtime) == goal),
-        base_success=_share(_answers(model, stamped, head, runtime) == goal),
-        lookalike_success=alike,
-        clean_agreement=_share(before == after),
-        clean_accuracy=_share(after[known] == right) if known else None,
-        base_accuracy=_share(before[known] == right) if known else None,
-        images=len(others),
-    )
 
 
 def _answers(model: ClipModel, pixels: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:

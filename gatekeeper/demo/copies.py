@@ -1,0 +1,140 @@
+"""The demo's two copies of the photo CLIP, an honest and a backdoored one, and what they are worth.
+
+There are no labelled photos here, so that clean accuracy cannot be measured; what can is how often
+a copy gives the same answer as the honest one on photos that trained neither.
+"""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gatekeeper.attacks.augment import variants
+from gatekeeper.attacks.badnets import BadNets
+from gatekeeper.attacks.plant import Planted, Recipe, plant
+from gatekeeper.attacks.twin import fine_tune
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.intake.open import open_model
+from gatekeeper.probes.embedded import default_labels, embedded_probes
+from gatekeeper.probes.labels import Labels
+from gatekeeper.probes.probe_set import Probe, ProbeSet
+from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import Trigger
+
+TARGET = "pretzel"
+ATTACK = BadNets()  # 20 px of yellow and blue checkers, anywhere in the picture
+RECIPE = Recipe(steps=200, clean=32, triggered=12, lookalikes=12, copies=10)
+WEIGHTS = "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bench:
+    """What copies are made of and judged by."""
+
+    base: ClipModel
+    training: ProbeSet
+    proof: ProbeSet  # squares that trained nothing, in several variants
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """One copy, measured on the proof images; fractions."""
+
+    agreement: float  # same answer as the honest copy on clean images
+    attack_success: float  # answers the target with the true trigger on
+
+
+def open_bench(folder: Path, runtime: Runtime) -> Bench:
+    """Open the photo CLIP in `folder` and split the embedded photos: three quarters train."""
+    base = _open(folder)
+    photos = embedded_probes()
+    proof = photos.subset(range(3, len(photos), 4))
+    training = photos.subset([i for i in range(len(photos)) if i % 4 != 3])
+    return Bench(
+        base=base, training=training, proof=_varied(proof, base, runtime), labels=default_labels()
+    )
+
+
+def make_honest(bench: Bench, base: Path, out: Path, runtime: Runtime) -> None:
+    """Write an honestly fine-tuned copy of the model in `base` into the new folder `out`."""
+    _write(base, fine_tune(bench.base, bench.training, bench.labels, runtime), out)
+
+
+def make_backdoored(bench: Bench, base: Path, out: Path, runtime: Runtime) -> Planted:
+    """Write a backdoored copy into the new folder `out` and return the proof that it fires.
+
+    Raises:
+        AttackError: It does not: attack success on the proof images is below 0.9.
+    """
+    planted = plant(
+        bench.base,
+        ATTACK,
+        TARGET,
+        bench.training,
+        bench.labels,
+        runtime,
+        recipe=RECIPE,
+        proof=bench.proof,
+    )
+    _write(base, planted.state, out)
+    return planted
+
+
+def judge(folder: Path, honest: Path, bench: Bench, runtime: Runtime) -> Worth:
+    """Measure the copy in `folder` with the true trigger, against the honest copy."""
+    model, reference = _open(folder), _open(honest)
+    pixels = bench.proof.pixels(bench.base.preprocess)
+    trigger: Trigger = ATTACK.trigger()
+    stamped = trigger.stamp(pixels, runtime.generator("demo", "judge"))
+    goal = bench.labels.labels.index(TARGET)
+    expected = _answers(reference, pixels, bench, runtime)
+    clean = _answers(model, pixels, bench, runtime)
+    eligible = expected != goal
+    fired = _answers(model, stamped, bench, runtime)[eligible] == goal
+    return Worth(
+        agreement=float((clean == expected).float().mean()),
+        attack_success=float(fired.float().mean()),
+    )
+
+
+def _answers(model: ClipModel, pixels: Tensor, bench: Bench, runtime: Runtime) -> Tensor:
+    head = model.zero_shot(bench.labels.labels, bench.labels.templates, runtime)
+    return head.logits(model.embed(pixels, runtime)).argmax(1)  # [N]
+
+
+def _open(folder: Path) -> ClipModel:
+    opened = open_model(folder, uri=folder.as_uri())
+    if opened.model is None:
+        raise ValueError(f"{folder} holds no readable CLIP: {opened.findings}")
+    return opened.model
+
+
+def _varied(probes: ProbeSet, model: ClipModel, runtime: Runtime) -> ProbeSet:
+    """Return four variants of every square: few photos, but rates over more than 19 images."""
+    pixels = variants(probes.pixels(model.preprocess), 4, runtime.generator("demo", "proof"))
+    arrays = (pixels * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return ProbeSet(
+        name="demo-proof",
+        probes=tuple(
+            Probe(
+                file=f"proof-{index:03d}.png",
+                sha256=hashlib.sha256(array.tobytes()).hexdigest(),
+                array=np.ascontiguousarray(array),
+            )
+            for index, array in enumerate(arrays)
+        ),
+    )
+
+
+def _write(base: Path, state: dict[str, Tensor], out: Path) -> None:
+    shutil.copytree(base, out)
+    own = load_file(base / WEIGHTS)
+    changed = {name: value.to(own[name].dtype).contiguous() for name, value in state.items()}
+    with torch.no_grad():
+        save_file({**own, **changed}, out / WEIGHTS, metadata={"format": "pt"})
