@@ -60,6 +60,7 @@ def claim_job(
     conditional UPDATE decides between several workers. A job whose workers died `max_attempts`
     times is failed instead of taken.
     """
+    lost: list[int] = []  # to others; MySQL would show them as free for the whole transaction
     while True:
         now = now_ms()
         free = or_(
@@ -69,9 +70,10 @@ def claim_job(
         query = select(_t).where(free).order_by(_t.c.not_before, _t.c.id).limit(1)
         if job_id is not None:
             query = select(_t).where(free, _t.c.id == job_id)
-        found = connection.execute(query).mappings().first()
+        found = connection.execute(query.where(_t.c.id.not_in(lost))).mappings().first()
         if found is None:
             return None
+        lost.append(int(found["id"]))
         unchanged = and_(
             _t.c.id == found["id"],
             _t.c.status == found["status"],
