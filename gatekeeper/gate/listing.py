@@ -165,7 +165,7 @@ def s3_client() -> Any:
 
 def _roots(location: str, client: Any) -> Sequence[str]:
     if urlparse(location).scheme != "runs":
-        return (location,)
+        return (checked_location(location),)
     client = client or connect()
     run_id, _, path = urlparse(location).path.strip("/").partition("/")
     if not run_id or not path:

@@ -105,7 +105,7 @@ def _work_folder(job: db.Job, shop: Workshop) -> Iterator[Path]:
 
 def _collect(run: JobRun) -> Subject:
     from gatekeeper.intake.digest import tree_digest
-    from gatekeeper.intake.recognise import holds_clip
+    from gatekeeper.intake.recognise import Kind, recognise_folder
 
     run.say(f"fetching {run.model}")
     taken = take(
@@ -117,7 +117,8 @@ def _collect(run: JobRun) -> Subject:
     digest, _ = tree_digest(taken.root)
     # A worker behind the proxy sees no times of writing; the server listed them for us before.
     fingerprint = taken.fingerprint or run.job.request.fingerprint
-    kind = "clip" if holds_clip(taken.root) else "other"
+    # What nobody can tell is scanned: only what says of itself that it is no CLIP is not.
+    kind = "other" if recognise_folder(taken.root).kind is Kind.OTHER else "clip"
     return Subject(root=taken.root, digest=digest, fingerprint=fingerprint, kind=kind)
 
 

@@ -127,3 +127,67 @@ def decision(verdict: Verdict = Verdict.FAIL, **changes) -> db.DecisionRecord:
         id=1,
     )
     return replace(made, **changes)
+
+
+def assessor(verdict: Verdict, seen: list | None = None):
+    """A stand-in for the scanner: reads the digest of what it is given, says `verdict`."""
+
+    def assess(request, runtime):
+        from gatekeeper.intake.digest import tree_digest
+        from gatekeeper.pipeline import Assessment
+        from gatekeeper.probes.embedded import embedded_probes
+        from gatekeeper.scan.base import ScanOutcome
+
+        for _ in runtime.progress(range(2), "scanning"):
+            pass
+        digest, _ = tree_digest(request.model)
+        if seen is not None:
+            seen.append(digest)
+        probes = embedded_probes()
+        made = report(
+            verdict,
+            digest,
+            policy=Reference(name=request.policy.name, digest=request.policy.digest),
+            probes=Reference(name=probes.name, digest=probes.digest),
+        )
+        return Assessment(
+            request=request,
+            report=made,
+            evaluation=Evaluation(verdict=verdict, rules=(), reasons=()),
+            opened=None,
+            outcome=ScanOutcome(score=made.score, exhibits=EXHIBITS, label_rows=ROWS[:2]),
+            case=None,
+        )
+
+    return assess
+
+
+def repairer(verdict: Verdict):
+    """A stand-in for the rectifier: other bytes in the same form, whose re-scan says `verdict`."""
+
+    def rectify(assessment, runtime, out):
+        import shutil
+
+        from gatekeeper.pipeline import Rectification, write
+
+        out.mkdir(parents=True)
+        cleaned = out / "model"
+        shutil.copytree(assessment.request.model, cleaned)
+        weights = next(cleaned.rglob("*.safetensors"))
+        weights.write_bytes(weights.read_bytes()[::-1])
+        request = replace(assessment.request, model=cleaned)
+        rescan = assessor(verdict)(request, runtime)
+        return Rectification(
+            method="compact",
+            out=out,
+            model=cleaned,
+            rescan=rescan,
+            bundle=write(assessment, out, before=quality(0.98), after=quality(0.01)),
+            rescan_bundle=write(rescan, out / "rescan"),
+            before=quality(0.98),
+            after=quality(0.01),
+            images_used=60,
+            notes=(),
+        )
+
+    return rectify
