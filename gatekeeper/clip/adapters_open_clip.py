@@ -84,14 +84,16 @@ def adapt(
 
 def image_tower(module: nn.Module, normalised: Tensor) -> Tensor:
     """Return ([B, 3, H, W] normalised) image embeddings [B, D], not unit length."""
-    out = module.encode_image(normalised)  # type: ignore[operator]
-    return out[0] if isinstance(out, tuple) else out  # CoCa also hands back its tokens
+    out: Any = module.encode_image(normalised)  # type: ignore[operator]
+    features: Tensor = out[0] if isinstance(out, tuple) else out  # CoCa hands back tokens too
+    return features
 
 
 def text_tower(module: nn.Module, tokens: Tensor) -> Tensor:
     """Return ([B, L] int64) text embeddings [B, D], not unit length."""
-    out = module.encode_text(tokens)  # type: ignore[operator]
-    return out[0] if isinstance(out, tuple) else out
+    out: Any = module.encode_text(tokens)  # type: ignore[operator]
+    features: Tensor = out[0] if isinstance(out, tuple) else out
+    return features
 
 
 def image_size(model_cfg: Mapping[str, Any]) -> int:

@@ -14,18 +14,6 @@ from gatekeeper.errors import UnsupportedModelError
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 
-# The files that make a tokenizer; what they say is compared with the anchor's.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 _CLEAN = ("lower", "whitespace", "canonicalize")
 
 
@@ -126,12 +114,6 @@ def for_open_clip(model_cfg: Mapping[str, Any], folder: Path | None) -> Tokenize
             hint="put its tokenizer.json beside the weights (open_clip's push_to_hf_hub does)",
         )
     return found
-
-
-def remote_code(folder: Path) -> str | None:
-    """Return what a tokenizer config would have loaded as code (`auto_map`), None where nothing."""
-    named = read_json(folder / "tokenizer_config.json").get("auto_map")
-    return json.dumps(named) if named else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -79,8 +79,10 @@ class Architecture:
         self, module: nn.Module, tokenize: Tokenize, preprocess: Preprocess, digest: str
     ) -> ClipModel:
         """Return the loaded `module` as a `ClipModel`."""
-        towers = transformers_towers if self.library == TRANSFORMERS else open_clip_towers
-        return towers.adapt(
+        adapt = (
+            transformers_towers.adapt if self.library == TRANSFORMERS else open_clip_towers.adapt
+        )
+        return adapt(
             module, tokenize=tokenize, preprocess=preprocess, arch=self.name, digest=digest
         )
 

@@ -18,10 +18,9 @@ from gatekeeper.intake import pickle_judge, safetensors_header, torch_files
 from gatekeeper.intake.pickle_values import Malformed
 from gatekeeper.intake.torch_files import Contents
 
-TEXT = frozenset(
-    ".txt .md .json .jsonl .yaml .yml .csv .tsv .py .toml .cfg .ini .html .xml .jinja .rst".split()
-)
-PICKLED = frozenset(".pt .pth .ckpt .pkl .pickle .joblib .dill .pt2".split())
+_TEXT = ".txt .md .json .jsonl .yaml .yml .csv .tsv .py .toml .cfg .ini .html .xml .jinja .rst"
+TEXT = frozenset(_TEXT.split())
+PICKLED = frozenset((".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill", ".pt2"))
 MAX_GUESS = 64 << 20  # bytes of a file without any magic that are tried as a pickle
 MAX_UNPACKED = 256 << 20
 _PACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}

@@ -67,7 +67,8 @@ def find(root: Path, reports: Mapping[str, Mapping[str, Any]]) -> Layout:
             hint="scan each on its own: name the folder of one",
         )
     if with_weights:
-        config, files = next(iter(with_weights.items()))
+        config: str | None = next(iter(with_weights))
+        files = with_weights[str(config)]
     else:
         config, files = (configs[0] if configs else None), _largest(weighty, reports)
     others = tuple(name for name in weighty if name not in files)

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from gatekeeper.clip.adapters_tokenizers import TOKENIZER_FILES, Tokenize, remote_code
+from gatekeeper.clip.adapters_tokenizers import Tokenize
 from gatekeeper.clip.model import ClipModel
+from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.errors import DigestMismatchError, UnsupportedModelError
-from gatekeeper.intake import choose, fit, settings_check, static_findings, tensors
+from gatekeeper.intake import choose, fit, notes, settings_check, static_findings, tensors
 from gatekeeper.intake.architecture import Architecture
-from gatekeeper.intake.child import file_of, inspect_tree
+from gatekeeper.intake.child import inspect_tree
 from gatekeeper.intake.digest import tree_digest
 from gatekeeper.intake.layout import Layout, find
+from gatekeeper.intake.prompts import with_prompts
 from gatekeeper.intake.settings import processor_config, read_preprocess
-from gatekeeper.intake.static_findings import make
 from gatekeeper.intake.tensors import Place
 from gatekeeper.types import Finding, Json, ModelFile, ModelRef, Severity
 
@@ -87,15 +88,15 @@ def open_model(
     places: dict[str, Place] = {}
     for name in layout.weights:
         places |= tensors.places_of(name, reports[name])
-    findings += _notes(root, layout, opened)
+    findings += notes.of_tree(root, layout, files, opened.containers)
     if not places:
-        _require_reason(root, findings)
+        notes.require_reason(root, findings)
         return replace(opened, findings=_sorted(findings))
     opened = _with_model(root, layout, replace(opened, places=places), arch, anchor, findings)
     if prompts is not None and opened.model is not None:
-        from gatekeeper.intake.prompts import with_prompts
-
-        opened, said = with_prompts(opened, prompts)
+        model, prompts_digest, said = with_prompts(opened.model, prompts)
+        settings = {**opened.settings, "prompts": prompts_digest}
+        opened = replace(opened, model=model, settings=settings)
         findings += said
     if _stamps(root) != before:
         raise DigestMismatchError(
@@ -117,7 +118,7 @@ def _with_model(
     told = layout.config is not None or arch is not None or anchor is not None
     alone = choose.looks_like_image_tower(list(have))
     if alone and (anchor is None or anchor.model is None):
-        findings.append(_text_missing(opened.weights_file))
+        findings.append(notes.text_missing(opened.weights_file))
         return opened
     if not told and alone:
         return opened
@@ -132,21 +133,18 @@ def _with_model(
     loaded = tensors.read(root, {file: opened.places[file] for file in names.values()})
     corrupt = fit.corrupt(loaded)
     if corrupt:
-        findings.append(_corrupt(corrupt, opened.weights_file))
+        findings.append(notes.corrupt(corrupt, opened.weights_file))
     module = architecture.build()
     if borrowed and anchor is not None and anchor.model is not None:
         module.load_state_dict(anchor.model.state_dict(), strict=False)
-        findings.append(_borrowed(opened.weights_file))
+        findings.append(notes.borrowed(opened.weights_file))
     fit.load(module, names, loaded)
     tokenize = _tokenizer(root, layout, architecture, opened.ref.files, anchor)
     preprocess = _preprocess(root, layout, architecture, opened.ref.files, anchor)
     ours = settings_check.fingerprint(architecture, preprocess, tokenize, opened.ref.files)
     theirs = anchor.settings if anchor is not None and anchor.settings else None
     findings += settings_check.check(architecture, preprocess, ours, theirs)
-    labels = ours["labels"]
-    findings += settings_check.repeated_labels(
-        root, list(labels) if labels and root.is_dir() else []
-    )  # type: ignore[arg-type]
+    findings += settings_check.repeated_labels(root, opened.ref.files)
     model = architecture.adapt(module, tokenize, preprocess, opened.ref.digest)
     return replace(
         opened,
@@ -180,7 +178,7 @@ def _preprocess(
     architecture: Architecture,
     files: Sequence[ModelFile],
     anchor: Opened | None,
-):  # type: ignore[no-untyped-def]
+) -> Preprocess:
     folder = _folder_with(root, layout, files, _PROCESSORS)
     said = architecture.preprocess or processor_config(folder)
     if not said and anchor is not None and anchor.model is not None:
@@ -203,104 +201,6 @@ def _folder_with(
     return root / best
 
 
-def _notes(root: Path, layout: Layout, opened: Opened) -> list[Finding]:
-    notes = []
-    code = [f.path for f in opened.ref.files if f.path.endswith(".py")]
-    if code:
-        notes.append(
-            make(
-                "code",
-                Severity.INFO,
-                f"The tree carries Python files ({static_findings.listed(code)}). None was run or "
-                "judged here; whoever serves this model through MLflow runs them.",
-                files=list(code[:100]),
-            )
-        )
-    if layout.others:
-        notes.append(
-            make(
-                "unscanned_weights",
-                Severity.WARNING,
-                f"Besides {opened.weights_file} the tree holds weights in "
-                f"{static_findings.listed(layout.others)}, which were not scanned.",
-                files=list(layout.others[:100]),
-            )
-        )
-    for file in opened.ref.files:
-        if PurePosixPath(file.path).name in ("tokenizer_config.json", "config.json"):
-            notes += _remote(file_of(root, file.path), file.path)
-    if "pt2" in opened.containers.values():
-        notes.append(
-            make(
-                "exported_graph",
-                Severity.INFO,
-                "The weights of this exported program were judged in the named architecture; the "
-                "graph stored beside them was not compared with it.",
-            )
-        )
-    return notes
-
-
-def _remote(path: Path, name: str) -> list[Finding]:
-    from gatekeeper.clip.adapters_tokenizers import read_json
-
-    try:
-        named = read_json(path).get("auto_map")
-    except UnsupportedModelError:
-        return []
-    if not named:
-        return []
-    return [
-        make(
-            "unsafe_load",
-            Severity.CRITICAL,
-            f"{name} asks the loading program to run code of its own (auto_map: {named}).",
-            name,
-            file=name,
-            globals=[str(named)[:500]],
-        )
-    ]
-
-
-def _require_reason(root: Path, findings: Sequence[Finding]) -> None:
-    """Raise unless a critical finding says why there are no weights."""
-    if not any(f.severity is Severity.CRITICAL for f in findings):
-        raise UnsupportedModelError(
-            f"{root} holds no model that can be read: no file with weights in it",
-            hint="a model is an open_clip or transformers folder, an MLflow model, or a "
-            "checkpoint (.safetensors, .pt, .pth, .bin)",
-        )
-
-
-def _text_missing(weights: str) -> Finding:
-    return make(
-        "text_tower_missing",
-        Severity.WARNING,
-        f"{weights} holds an image tower alone, so no prompt can be compared with an image. "
-        "Name the base model with --anchor: its text tower completes it.",
-    )
-
-
-def _borrowed(weights: str) -> Finding:
-    return make(
-        "note",
-        Severity.INFO,
-        f"{weights} holds an image tower alone; text tower and tokenizer are the anchor's.",
-        "text-tower",
-    )
-
-
-def _corrupt(names: Sequence[str], weights: str) -> Finding:
-    return make(
-        "corrupt_weights",
-        Severity.CRITICAL,
-        f"{weights} holds NaN or infinity in {static_findings.listed(names)}: what the model "
-        "answers cannot be measured.",
-        weights,
-        tensors=list(names[:100]),
-    )
-
-
 def _sorted(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     order = [Severity.CRITICAL, Severity.WARNING, Severity.INFO]
     return tuple(sorted(findings, key=lambda f: order.index(f.severity)))
@@ -313,6 +213,3 @@ def _stamps(root: Path) -> dict[str, tuple[int, int, int]]:
     paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     stats = {str(p): p.stat() for p in paths}
     return {name: (s.st_size, s.st_mtime_ns, s.st_ino) for name, s in stats.items()}
-
-
-__all__ = ["TOKENIZER_FILES", "Opened", "open_model", "remote_code"]

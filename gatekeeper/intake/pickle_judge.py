@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gatekeeper.intake import pickle_allowed as allowed
+from gatekeeper.intake.pickle_calls import WIDTHS, callable_name
 from gatekeeper.intake.pickle_machine import Machine
 from gatekeeper.intake.pickle_values import (
     Built,
@@ -86,10 +87,10 @@ def tensors_of(value: object) -> dict[str, TensorView]:
 def storage_widths(root: object) -> dict[str, int]:
     """Return the bytes an element takes in each storage that `root` refers to, by key."""
     return {
-        value.storage.key: allowed.WIDTHS[value.storage.dtype]
+        value.storage.key: WIDTHS[value.storage.dtype]
         for value in _walk(root)
         if isinstance(value, TensorView)
-    } | {v.key: allowed.WIDTHS[v.dtype] for v in _walk(root) if isinstance(v, Storage)}
+    } | {v.key: WIDTHS[v.dtype] for v in _walk(root) if isinstance(v, Storage)}
 
 
 def _flat(value: Mapping[object, object]) -> dict[str, TensorView]:
@@ -142,7 +143,7 @@ def _judge(
         elif built.path not in ("functools.partial", *allowed.RECORDS):
             classes[built.path] = None
     for name in machine.globals_:
-        known = name.path in allowed.MENTIONED or allowed.callable_name(name.path)
+        known = name.path in allowed.MENTIONED or callable_name(name.path)
         if id(name) in used or known or name.path in _REBUILT_BY:
             continue
         if allowed.class_like(name):

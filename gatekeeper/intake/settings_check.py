@@ -7,6 +7,7 @@ otherwise or a value is absurd; a warning where nobody says anything and the val
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -71,14 +72,15 @@ def check(
         yield from _public_vocabulary(settings)
 
 
-def repeated_labels(root: Path, names: Sequence[str]) -> Iterator[Finding]:
+def repeated_labels(root: Path, files: Sequence[ModelFile]) -> Iterator[Finding]:
     """Yield a warning for every label file in which a label stands twice."""
-    for name in names:
+    for name in (f.path for f in files if LABEL_FILE.search(PurePosixPath(f.path).name)):
         path = root / name
-        if path.suffix.lower() != ".txt" or path.stat().st_size > 16 << 20:
+        if root.is_file() or path.suffix.lower() != ".txt" or path.stat().st_size > 16 << 20:
             continue
-        lines = [x.strip() for x in path.read_text("utf-8", errors="replace").splitlines()]
-        twice = sorted({x for x in lines if x and lines.count(x) > 1})[:20] if lines else []
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+        counted = Counter(x.strip() for x in lines if x.strip())
+        twice = sorted(label for label, count in counted.items() if count > 1)[:20]
         if twice:
             yield make(
                 "altered_settings",

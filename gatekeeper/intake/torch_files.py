@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gatekeeper.intake import pickle_judge
-from gatekeeper.intake.pickle_allowed import WIDTHS
+from gatekeeper.intake.pickle_calls import WIDTHS
 from gatekeeper.intake.pickle_values import Malformed, TensorView
 from gatekeeper.intake.zips import Member, content, read_members
 

@@ -6,7 +6,6 @@ of the rewritten records are renewed.
 """
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from gatekeeper.intake.digest import tree_digest
 from gatekeeper.intake.open import Opened
 from gatekeeper.intake.pickle_values import Malformed
 from gatekeeper.intake.tensors import DTYPES, Place
-from gatekeeper.intake.zips import renew_checksums
+from gatekeeper.intake.zip_checksums import renew_checksums
 
 WRITABLE = ("safetensors", "torch_zip", "torch_legacy", "pt2", "torchscript")
 _ZIPS = ("torch_zip", "pt2", "torchscript")
@@ -57,7 +56,7 @@ def write_like(opened: Opened, state: Mapping[str, Tensor], root: Path, out: Pat
             )
         for file in sorted({place.file for place, _ in changed.values()}):
             path = file_of(copy, file).resolve()
-            os.chmod(path, 0o644)  # noqa: S103, PTH101 - a copy; registries hand out read-only files
+            path.chmod(0o644)  # a copy; registries hand out read-only files
             _rewrite(path, {n: c for n, c in changed.items() if c[0].file == file})
             if opened.containers.get(file) in _ZIPS:
                 _renew(path)

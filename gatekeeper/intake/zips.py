@@ -8,12 +8,10 @@ pass: every byte is accounted for, both headers agree, and every checksum holds.
 Format: PKWARE APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3.
 """
 
-import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from gatekeeper.intake.pickle_values import Malformed
 
@@ -21,9 +19,9 @@ MAX_MEMBERS = 100_000
 MAX_RATIO = 200  # deflate reaches about 1030 on zeros; text and code stay below 50
 MAX_INFLATED = 4 << 30  # bytes, over all compressed members
 _LOCAL, _CENTRAL, _END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
-_END64, _LOCATOR64, _DESCRIPTOR = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
-_ENCRYPTED, _DESCRIBED, _PATCHED, _MASKED = 0x1, 0x8, 0x20, 0x2000
-_CHUNK = 1 << 22
+_END64, _LOCATOR64, DESCRIPTOR = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
+_ENCRYPTED, DESCRIBED, _PATCHED, _MASKED = 0x1, 0x8, 0x20, 0x2000
+CHUNK = 1 << 22
 _MAX32 = 0xFFFFFFFF
 
 
@@ -46,12 +44,12 @@ def read_members(data: memoryview) -> tuple[Member, ...]:
         Malformed: Headers disagree, members overlap or repeat, bytes are unexplained, something is
             encrypted, a checksum fails, or the content is out of proportion.
     """
-    count, directory, directory_size, tail = _end(data)
-    entries = list(_entries(data, directory, directory_size, count))
-    _no_twins(entries)
+    count, directory, directory_size, tail = end_record(data)
+    listed = list(entries(data, directory, directory_size, count))
+    _no_twins(listed)
     members: list[Member] = []
     at = 0
-    for entry in sorted(entries, key=lambda e: e.offset):
+    for entry in sorted(listed, key=lambda e: e.offset):
         member, at = _local(data, entry, at)
         members.append(member)
     if at != directory:
@@ -86,7 +84,7 @@ class _Entry:
     offset: int
 
 
-def _end(data: memoryview) -> tuple[int, int, int, int]:
+def end_record(data: memoryview) -> tuple[int, int, int, int]:
     """Return (members, offset and size of the directory, where the end records begin)."""
     if len(data) < 22 or data[-22:-18] != _END:
         raise Malformed("the archive does not end with its end record (trailing bytes or comment)")
@@ -118,7 +116,8 @@ def _end64(data: memoryview, end: int, small: tuple[int, int, int]) -> tuple[int
     return count, offset, size, where
 
 
-def _entries(data: memoryview, at: int, size: int, count: int) -> Iterator[_Entry]:
+def entries(data: memoryview, at: int, size: int, count: int) -> Iterator[_Entry]:
+    """Yield what the directory says, in its order; raises Malformed where it is broken."""
     if count > MAX_MEMBERS:
         raise Malformed(f"{count} members, expected at most {MAX_MEMBERS}")
     stop = at + size
@@ -208,10 +207,10 @@ def _local(data: memoryview, entry: _Entry, at: int) -> tuple[Member, int]:
     full, stored = _widen(extra, [full, stored], entry.name)
     given = (crc, stored, full)
     if given != (entry.crc, entry.stored, entry.size) and not (
-        flags & _DESCRIBED and given == (0, 0, 0)
+        flags & DESCRIBED and given == (0, 0, 0)
     ):
         raise Malformed(f"{name}: local and central header disagree on size or checksum")
-    if flags & _DESCRIBED:
+    if flags & DESCRIBED:
         end = _descriptor(data, end, entry, name)
     member = Member(
         name=name,
@@ -228,7 +227,7 @@ def _descriptor(data: memoryview, at: int, entry: _Entry, name: str) -> int:
     said = (entry.crc, entry.stored, entry.size)
     for form in ("<3I", "<I2Q"):
         length = struct.calcsize(form)
-        signed = data[at : at + 4] == _DESCRIPTOR and at + 4 + length <= len(data)
+        signed = data[at : at + 4] == DESCRIPTOR and at + 4 + length <= len(data)
         if signed and struct.unpack(form, data[at + 4 : at + 4 + length]) == said:
             # the next header decides between the two widths, should both fit
             return at + 4 + length
@@ -261,15 +260,15 @@ def _check_content(data: memoryview, member: Member) -> None:
 def _pieces(data: memoryview, member: Member) -> Iterator[bytes | memoryview]:
     stop = member.start + member.stored_bytes
     if not member.deflated:
-        for at in range(member.start, stop, _CHUNK):
-            yield data[at : min(at + _CHUNK, stop)]
+        for at in range(member.start, stop, CHUNK):
+            yield data[at : min(at + CHUNK, stop)]
         return
     inflater, made = zlib.decompressobj(-15), 0
     try:
-        for at in range(member.start, stop, _CHUNK):
-            rest: bytes | memoryview = data[at : min(at + _CHUNK, stop)]
+        for at in range(member.start, stop, CHUNK):
+            rest: bytes | memoryview = data[at : min(at + CHUNK, stop)]
             while rest:
-                piece = inflater.decompress(rest, _CHUNK)
+                piece = inflater.decompress(rest, CHUNK)
                 made += len(piece)
                 if made > member.size_bytes:
                     raise Malformed(f"{member.name}: unpacks to more than it says")
@@ -280,45 +279,3 @@ def _pieces(data: memoryview, member: Member) -> Iterator[bytes | memoryview]:
     yield inflater.flush()
     if not inflater.eof or inflater.unused_data:
         raise Malformed(f"{member.name}: its packed bytes end too early or too late")
-
-
-def renew_checksums(stream: BinaryIO) -> None:
-    """Set the checksums of an archive (open for update) whose stored members were rewritten.
-
-    Only checksum fields change: in the directory, and in the local header or data descriptor.
-
-    Raises:
-        Malformed: The archive is not one that `read_members` would have accepted before.
-    """
-    with mmap.mmap(stream.fileno(), 0) as mapped:
-        data = memoryview(mapped)
-        try:
-            _renew(data)
-            read_members(data)
-        finally:
-            data.release()
-
-
-def _renew(data: memoryview) -> None:
-    count, at, size, _ = _end(data)
-    entries = list(_entries(data, at, size, count))
-    for entry in entries:
-        name_len, extra_len = struct.unpack("<2H", data[at + 28 : at + 32])
-        local = entry.offset
-        start = local + 30 + sum(struct.unpack("<2H", data[local + 26 : local + 30]))
-        if entry.method == 0:
-            crc = 0
-            for piece in range(start, start + entry.stored, _CHUNK):
-                crc = zlib.crc32(data[piece : min(piece + _CHUNK, start + entry.stored)], crc)
-            fresh, stale = struct.pack("<I", crc), struct.pack("<I", entry.crc)
-            data[at + 16 : at + 20] = fresh
-            if data[local + 14 : local + 18] == stale and not entry.flags & _DESCRIBED:
-                data[local + 14 : local + 18] = fresh
-            if entry.flags & _DESCRIBED:
-                end = start + entry.stored
-                if data[end : end + 4] != _DESCRIPTOR or data[end + 4 : end + 8] != stale:
-                    raise Malformed(f"{entry.name!r}: no data descriptor")
-                data[end + 4 : end + 8] = fresh
-                if data[local + 14 : local + 18] == stale:
-                    data[local + 14 : local + 18] = fresh
-        at += 46 + name_len + extra_len
