@@ -29,6 +29,7 @@ from gatekeeper.gate.db.database import engine_for, redacted
 from gatekeeper.gate.db.records import VersionRow
 
 DESCRIPTION_CHARS = 5000  # MLflow's column on PostgreSQL
+_LEAST_CHARS = 200  # a shorter block says nothing
 _BEGIN, _END = "<!-- gatekeeper -->", "<!-- /gatekeeper -->"
 _BLOCK = re.compile(re.escape(_BEGIN) + ".*?" + re.escape(_END), re.DOTALL)
 
@@ -140,11 +141,17 @@ def _write(
 
 
 def with_block(description: str, block: str) -> str:
-    """Return `description` with the gate's block replaced or appended, within MLflow's length."""
-    room = DESCRIPTION_CHARS - len(_BEGIN) - len(_END) - 4
-    text = f"{_BEGIN}\n{block[:room]}\n{_END}"
-    if _BLOCK.search(description):
-        full = _BLOCK.sub(lambda _: text, description, count=1)
+    """Return `description` with the gate's block replaced or appended, within MLflow's length.
+
+    What people wrote is never cut: the block is, and where it would not fit at all, it is left out.
+    """
+    found = _BLOCK.search(description)
+    if found:
+        before, after = description[: found.start()], description[found.end() :]
     else:
-        full = f"{description.rstrip()}\n\n{text}" if description.strip() else text
-    return full if len(full) <= DESCRIPTION_CHARS else text
+        before, after = (f"{description.rstrip()}\n\n" if description.strip() else ""), ""
+    marks = len(_BEGIN) + len(_END) + 2
+    room = DESCRIPTION_CHARS - len(before) - len(after) - marks
+    if room < _LEAST_CHARS:
+        return before + after if found else description
+    return f"{before}{_BEGIN}\n{block[:room]}\n{_END}{after}"
