@@ -69,12 +69,7 @@ def run_suite(name: str, frame: Any, expectations: Sequence[Any]) -> dict[str, J
     """
     gx = great_expectations()
     try:
-        context = gx.get_context(mode="ephemeral")
-        from great_expectations.data_context.types.base import ProgressBarsConfig
-
-        context.variables.progress_bars = ProgressBarsConfig(
-            globally=False, metric_calculations=False
-        )
+        context = gx.get_context(mode="ephemeral", project_config=_in_memory())
         asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
         batch = asset.add_batch_definition_whole_dataframe(name)
         suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=list(expectations)))
@@ -88,6 +83,17 @@ def run_suite(name: str, frame: Any, expectations: Sequence[Any]) -> dict[str, J
     raw = _reproducible(result)
     _refuse_exceptions(raw)
     return raw
+
+
+def _in_memory() -> Any:
+    """Return a context's configuration that makes no folder, sends nothing and shows no bars."""
+    from great_expectations.data_context.types import base
+
+    return base.DataContextConfig(
+        store_backend_defaults=base.InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        analytics_enabled=False,
+        progress_bars=base.ProgressBarsConfig(globally=False, metric_calculations=False),
+    )
 
 
 def great_expectations() -> Any:

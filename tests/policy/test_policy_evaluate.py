@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -186,6 +187,7 @@ def test_great_expectations_agrees_with_arithmetic(value, op, bound):
 def test_same_scan_same_validation_and_nothing_is_written_or_sent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def refuse(*args, **kwargs):
         raise AssertionError("the network was asked for")
