@@ -202,7 +202,7 @@ def test_same_scan_same_validation_and_nothing_is_written_or_sent(tmp_path, monk
 
 def test_an_engine_that_fails_gives_no_verdict(monkeypatch):
     class Broken:
-        def get_context(self, mode):
+        def get_context(self, mode, project_config):
             raise RuntimeError("no context today")
 
     monkeypatch.setattr(expectations, "great_expectations", Broken)
