@@ -14,7 +14,7 @@ from typing import Any
 import requests
 from postgres import free_port
 
-START_S = 240  # MLflow takes half a minute on a busy machine
+START_S = 400  # MLflow takes half a minute on a busy machine
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def serving(
             env={**kept, **env},
             stdout=log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that its own children can be ended with it
         )
         try:
             _await(process, address, root, auth)
@@ -74,7 +75,7 @@ def serving(
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 

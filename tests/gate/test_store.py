@@ -525,3 +525,21 @@ def test_other_bytes_bring_no_verdict(store, uri):
         db.note_artifact(connection, row, digest=OTHER, fingerprint=note.fingerprint, kind="clip")
     with refused("no verdict"):
         store.set_registered_model_alias("clip", "production", "1")
+
+
+def test_the_same_name_in_another_workspace_is_another_version(uri, tmp_path, monkeypatch):
+    from mlflow.utils.workspace_context import WorkspaceContext
+
+    monkeypatch.setenv("MLFLOW_ENABLE_WORKSPACES", "true")
+    store = make_store(f"gatekeeper+{uri}")
+    for workspace in ("default", "team-b"):
+        with WorkspaceContext(workspace):
+            store.create_registered_model("clip")
+            store.create_model_version("clip", str(model_folder(tmp_path, workspace)))
+    approve(uri, "clip", 1)
+    with WorkspaceContext("team-b"), refused("not been scanned"):
+        store.set_registered_model_alias("clip", "production", "1")
+    assert queued(uri)[0].request.row.workspace == "team-b"
+    with WorkspaceContext("default"):
+        store.set_registered_model_alias("clip", "production", "1")
+    assert [a.workspace for a in trail(uri)] == ["default", "team-b"]
