@@ -49,7 +49,8 @@ class Registry:
 
     def alias(self, name: str, alias: str) -> str | None:
         """The version that carries an alias, None if none does."""
-        return dict(self.client.get_registered_model(name).aliases).get(alias)
+        found = dict(self.client.get_registered_model(name).aliases).get(alias)
+        return None if found is None else str(found)
 
 
 @pytest.fixture(scope="session")
