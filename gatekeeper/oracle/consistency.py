@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-CELLS = 7  # grid of places where a small trigger may sit: 32 px of 224
 FAINT = 0.08  # largest pixel difference (of 1) that counts as untouched
 LOCAL = 0.35  # share of the image up to which a difference is a stamp, not a veil
 # Correlation of edges from which two images show the same things. On 80 photos: other photos stay
@@ -15,32 +14,30 @@ STAYS = 5  # a clean image's leading label must stay among this many
 LEADERS = 3
 
 
-def robust_best(similarity: Tensor, boxes: np.ndarray) -> Tensor:
+def robust_best(similarity: Tensor, boxes: np.ndarray, hidden: np.ndarray) -> Tensor:
     """Return each label's similarity that survives hiding any one small part of the image, [C].
 
-    For every cell of a grid: the best view that does not touch it; then the worst over cells. A
-    patch inside one cell (or two) cannot raise it, whatever it makes the suspect say. Source: the
-    leave-one-region-out fallback of docs/oracle.md, in the spirit of PatchGuard
-    (arXiv:2005.10884).
+    For every place that some view paints over: the best view without it (that one, and the crops
+    that do not touch it); then the worst over places. A patch inside one place cannot raise it,
+    whatever it makes the suspect say. Source: the leave-one-region-out fallback of docs/oracle.md,
+    after PatchCleanser (arXiv:2108.09135).
 
     Args:
         similarity: [J, C] of J views.
         boxes: [J, 4] what each view shows, pixels; the first is the whole image.
+        hidden: [J, 4] what is painted over in each; zeros: nothing.
     """
-    worst = torch.full((similarity.shape[1],), torch.inf)
-    x1, y1 = int(boxes[0][2]), int(boxes[0][3])
-    for row in range(CELLS):
-        for column in range(CELLS):
-            cell = (
-                column * x1 / CELLS,
-                row * y1 / CELLS,
-                (column + 1) * x1 / CELLS,
-                (row + 1) * y1 / CELLS,
-            )
-            free = torch.from_numpy(_apart(boxes, cell))
-            if bool(free.any()):
-                worst = torch.minimum(worst, similarity[free].amax(dim=0))
-    return torch.where(worst.isinf(), similarity.amin(dim=0), worst)
+    return torch.stack(_by_place(similarity, boxes, hidden)).amin(dim=0)
+
+
+def robust_rank(similarity: Tensor, boxes: np.ndarray, hidden: np.ndarray) -> Tensor:
+    """Return each label's worst rank over the same places, [C] int64, 1 the best."""
+    return torch.stack([ranks(row) for row in _by_place(similarity, boxes, hidden)]).amax(dim=0)
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """Return the rank of each of `scores` ([C]), [C] int64, 1 the largest, the first of equals."""
+    return scores.argsort(descending=True, stable=True).argsort(stable=True) + 1
 
 
 def stamped(clean: Tensor, triggered: Tensor) -> tuple[int, int, int, int] | None:
@@ -96,6 +93,15 @@ def structure_changed(clean: Tensor, triggered: Tensor) -> Tensor:
             keep[max(0, top - 1) : bottom + 1, max(0, left - 1) : right + 1] = False
         changed.append(_correlation(first[keep], second[keep]) < SAME_STRUCTURE)
     return torch.tensor(changed, dtype=torch.bool)
+
+
+def _by_place(similarity: Tensor, boxes: np.ndarray, hidden: np.ndarray) -> list[Tensor]:
+    """Return, for every place, the best similarity [C] of the views that do not show it."""
+    rows = []
+    for place in np.unique(hidden[hidden.any(axis=1)], axis=0):
+        free = _apart(boxes, tuple(place.tolist())) | (hidden == place).all(axis=1)
+        rows.append(similarity[torch.from_numpy(free)].amax(dim=0))
+    return rows
 
 
 def _apart(boxes: np.ndarray, place: tuple[float, float, float, float]) -> np.ndarray:

@@ -32,6 +32,7 @@ class Evidence:
 
     embeddings: Tensor  # [J, D] float32, unit length
     boxes: np.ndarray  # [J, 4] int32, pixels of the image
+    hidden: np.ndarray  # [J, 4] int32, painted over in it; zeros: nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +41,8 @@ class Oracle:
 
     A label is absent when its best regional support lies below a conformal threshold *and* the
     labeler ranks it low on the whole image (docs/oracle.md). Where the labeler is the suspect
-    itself (`independent` is false), a label must be supported by views that exclude any one small
-    part of the image, so that a trigger inside one part supports nothing.
+    itself (`independent` is false), a label must be supported whatever small part of the image is
+    hidden, so that a trigger inside one part supports nothing; that costs 16 views more.
 
     Pixels are the suspect's input, float32 RGB in [0, 1]; an image costs the labeler one pass a
     view, and none when the cache knows it.
@@ -140,16 +141,18 @@ class Oracle:
     def rank(self, pixels: Tensor, runtime: Runtime) -> Tensor:
         """Return the labeler's whole-image rank of each label, [N, C] int64, 1 the best.
 
-        Where the labeler is the suspect, what survives hiding any one small part is ranked
-        instead: the whole image is what a trigger misleads.
+        Where the labeler is the suspect, it is the worst rank over images with one small part
+        hidden: the whole image is what a trigger misleads.
         """
         weights = self._weights(runtime)
-        rows = [
-            e.embeddings[0] @ weights.T if self.independent else self._best(e, weights)
-            for e in self._evidence(pixels, runtime)
-        ]
-        order = _stacked(rows, len(self.labels)).argsort(dim=1, descending=True, stable=True)
-        return order.argsort(dim=1) + 1
+        rows = []
+        for item in self._evidence(pixels, runtime):
+            similarity = item.embeddings @ weights.T  # [J, C]
+            if self.independent:
+                rows.append(consistency.ranks(similarity[0]))
+            else:
+                rows.append(consistency.robust_rank(similarity, item.boxes, item.hidden))
+        return _stacked(rows, len(self.labels)).long()
 
     @property
     def rank_limit(self) -> int:
@@ -235,7 +238,7 @@ class Oracle:
         similarity = evidence.embeddings @ weights.T  # [J, C]
         if self.independent:
             return similarity.amax(dim=0)
-        return consistency.robust_best(similarity, evidence.boxes)
+        return consistency.robust_best(similarity, evidence.boxes, evidence.hidden)
 
     def _evidence(self, pixels: Tensor, runtime: Runtime) -> list[Evidence]:
         if pixels.ndim != 4 or pixels.shape[1] != 3:
@@ -250,24 +253,29 @@ class Oracle:
         """Return one image's evidence; one batch an image, so that no answer depends on others."""
         image = views.to_bytes(pixels)
         key = (
-            "views/1",
+            "views/2",
             image_digest(image),
             self.segmenter.digest,
             self.labeler.digest or f"unnamed {id(self.labeler)}",
-            f"{self.regions_per_image} {self.masked}",
+            f"{self.regions_per_image} {self.masked}" + ("" if self.independent else " hidden"),
         )
         cache = self.cache if self.labeler.digest else OracleCache(_memory=self.cache._memory)
         kept = cache.get(*key)
-        if kept is not None and {"embeddings", "boxes"} <= kept.keys():
+        if kept is not None and {"embeddings", "boxes", "hidden"} <= kept.keys():
             return Evidence(
-                embeddings=torch.from_numpy(kept["embeddings"].copy()), boxes=kept["boxes"]
+                embeddings=torch.from_numpy(kept["embeddings"].copy()),
+                boxes=kept["boxes"],
+                hidden=kept["hidden"],
             )
         regions = self.regions(pixels, runtime)
         shown = views.choose(regions, (image.shape[0], image.shape[1]), self.regions_per_image)
         looks = views.cut(image, shown, self.labeler.size, masked=self.masked)
+        if not self.independent:
+            looks = views.with_hidden(looks, image, self.labeler.size)
         embeddings = self.labeler.embed(looks.pixels, runtime).float()
-        cache.put({"embeddings": embeddings.numpy(), "boxes": looks.boxes}, *key)
-        return Evidence(embeddings=embeddings, boxes=looks.boxes)
+        arrays = {"embeddings": embeddings.numpy(), "boxes": looks.boxes, "hidden": looks.hidden}
+        cache.put(arrays, *key)
+        return Evidence(embeddings=embeddings, boxes=looks.boxes, hidden=looks.hidden)
 
     def _truth(self, probes: ProbeSet, evidence: list[Evidence], runtime: Runtime) -> Tensor:
         """Return each probe's label index [N]; the labeler's confident guess where unknown."""

@@ -12,6 +12,7 @@ from gatekeeper.oracle.base import Region
 
 CONTEXT = 1.2  # side of a crop over the longer side of its region's box (detection, section 1.7 i)
 DISTINCT = 0.7  # regions whose masks overlap more (intersection over union) show the same thing
+HIDDEN, STEP = 5 / 14, 3 / 14  # of the side: 80 px and 48 px of 224, so 32 px fit in one place
 SMALLEST = 0.01  # of the image: below, a crop scaled up holds too little for any labeler
 
 
@@ -21,6 +22,7 @@ class Views:
 
     pixels: Tensor  # [J, 3, S, S] float32 in [0, 1]
     boxes: np.ndarray  # [J, 4] int32 x0, y0, x1, y1 of what each shows, pixels of the image
+    hidden: np.ndarray  # [J, 4] int32 x0, y0, x1, y1 of what is painted over in it; zeros: nothing
 
 
 def choose(regions: tuple[Region, ...], shape: tuple[int, int], at_most: int) -> list[Region]:
@@ -73,7 +75,34 @@ def cut(image: np.ndarray, regions: list[Region], size: int, *, masked: bool = F
         alone = torch.where(mask, whole, mean)
         parts.append(_scaled(alone[:, top:bottom, left:right], size))
         boxes.append(region.box)
-    return Views(pixels=torch.cat(parts), boxes=np.asarray(boxes, dtype=np.int32))
+    boxed = np.asarray(boxes, dtype=np.int32)
+    return Views(pixels=torch.cat(parts), boxes=boxed, hidden=np.zeros_like(boxed))
+
+
+def with_hidden(views: Views, image: np.ndarray, size: int) -> Views:
+    """Return `views` and 16 more: the whole image, each with another square painted over.
+
+    The squares overlap, so that any patch up to 1/7 of the side lies inside one of them whole.
+    """
+    whole = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 255  # [3, H, W]
+    mean = whole.mean(dim=(1, 2))[:, None, None]
+    height, width = image.shape[:2]
+    parts, places = [views.pixels], []
+    for row in range(4):
+        for column in range(4):
+            left, top = round(column * STEP * width), round(row * STEP * height)
+            right, bottom = left + round(HIDDEN * width), top + round(HIDDEN * height)
+            painted = whole.clone()
+            painted[:, top:bottom, left:right] = mean
+            parts.append(_scaled(painted, size))
+            places.append((left, top, min(right, width), min(bottom, height)))
+    hidden = np.asarray(places, dtype=np.int32)
+    full = np.tile(np.asarray([[0, 0, width, height]], dtype=np.int32), (len(places), 1))
+    return Views(
+        pixels=torch.cat(parts),
+        boxes=np.concatenate([views.boxes, full]),
+        hidden=np.concatenate([views.hidden, hidden]),
+    )
 
 
 def to_bytes(pixels: Tensor) -> np.ndarray:

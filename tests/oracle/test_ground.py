@@ -154,7 +154,7 @@ def test_the_suspects_own_word_is_not_taken_for_its_trigger(runtime):
     gullible = make(suspect, independent=True).calibrate(
         colour_probes(40, colours=colours), runtime
     )
-    images = [_with_patch(picture(c, 80 + i), "white", side=10) for i, c in enumerate(colours)]
+    images = [_with_patch(picture(c, 80 + i), "white", side=8) for i, c in enumerate(colours)]
     pixels, pink = pixels_of(*images), COLOURS.index("pink")
     claimed = suspect.zero_shot(COLOURS, TEMPLATES, runtime).logits(suspect.embed(pixels, runtime))
     assert (claimed.argmax(1) == pink).all()  # the backdoor works
