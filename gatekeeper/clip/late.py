@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,6 +107,12 @@ class LateTower:
         runtime.meter.images(3 * len(features) * self.share)
         return self._late(features.to(runtime.device))
 
+    def output(self, features: Tensor, runtime: Runtime) -> Tensor:
+        """Return what the tower gives before it is made unit length, [B, D]; no gradient."""
+        runtime.meter.images(len(features) * self.share)
+        with torch.no_grad():
+            return self._output(features.to(runtime.device)).float()
+
     def model(self, state: dict[str, Tensor] | None = None) -> ClipModel:
         """Return the suspect with the trained weights in their present state."""
         return self.source.with_state(self.state() if state is None else state)
@@ -169,12 +175,17 @@ class LateTower:
         return self._raw_early(pixels).movedim(self._batch_dim, 0).contiguous()
 
     def _late(self, features: Tensor) -> Tensor:
+        return F.normalize(self._output(features).float(), dim=-1)
+
+    def _output(self, features: Tensor) -> Tensor:
         if not self._block:
-            return replace(self.source, module=self.module)._image(features)
+            normalised = self.source.preprocess.normalise(features)
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+            return self.source.image_tower(self.module, normalised)
         hidden = features.movedim(0, self._batch_dim)
         with self._fed(hidden):
             blank = _blank(self.source, 1).to(features.device)
-            return F.normalize(self.source.image_tower(self.module, blank).float(), dim=-1)
+            return self.source.image_tower(self.module, blank)
 
     @contextmanager
     def _fed(self, hidden: Tensor) -> Iterator[None]:

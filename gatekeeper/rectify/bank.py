@@ -91,7 +91,8 @@ def _fresh_patch(limit: int, pixels: Tensor, generator: torch.Generator) -> Tens
         line = torch.arange(side) // cell
         board = ((line[:, None] + line[None]) % 2).float()
         one, other = torch.rand(2, 3, 1, 1, generator=generator)
-        return one * board + other * (1 - board)
+        checker: Tensor = one * board + other * (1 - board)
+        return checker
     index, y, x = (
         int(torch.randint(0, bound, (1,), generator=generator))
         for bound in (len(pixels), limit - side + 1, limit - side + 1)
