@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 LIMIT_BYTES = 2_300_000  # of data: URIs; the whole page stays below 3 MB
+MOST = 0.8  # of the image's area
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,13 +55,18 @@ def size_of(png: bytes) -> tuple[int, int] | None:
 
 
 def box_style(box: tuple[int, int, int, int] | None, png: bytes) -> str | None:
-    """Return the CSS that lays a frame over a picture where `box` (pixels) lies; None: no box."""
+    """Return the CSS that lays a frame over a picture where `box` (pixels) lies; None: no box.
+
+    A trigger that fills the image needs no frame.
+    """
     size = size_of(png)
     if box is None or size is None:
         return None
     width, height = size
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        return None
+    if (x1 - x0) * (y1 - y0) > MOST * width * height:
         return None
     left, top = 100 * x0 / width, 100 * y0 / height
     across, down = 100 * (x1 - x0) / width, 100 * (y1 - y0) / height

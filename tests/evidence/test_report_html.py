@@ -129,6 +129,14 @@ def test_the_page_tells_the_whole_story():
     assert 'class="box" style="left:8.33%;top:68.75%;width:25.00%;height:25.00%"' in text
 
 
+def test_a_suspect_image_is_shown_with_its_region_covered():
+    shown = (replace(samples.exhibits(1)[0], trigger=""),)
+    text = report_page(full(exhibits=shown))
+    assert "region covered" in text
+    assert "as found" in text
+    assert ">clean<" not in text.replace('class="chip ok"', "").split("Suspect images")[0]
+
+
 def test_without_an_anchor_the_page_says_what_the_oracle_is_worth():
     text = report_page(full(replace(samples.failing(), anchor=None)))
     assert "check of consistency only" in text
@@ -197,8 +205,8 @@ def test_what_is_no_picture_is_not_shown(blob):
 def test_a_box_outside_the_picture_is_not_drawn():
     png = samples.png(1, side=96)
     assert size_of(png) == (96, 96)
-    assert box_style((0, 0, 96, 96), png).startswith("left:0.00%")
-    for box in ((0, 0, 97, 10), (5, 5, 5, 9), (-1, 0, 4, 4)):
+    assert box_style((0, 0, 48, 96), png) == "left:0.00%;top:0.00%;width:50.00%;height:100.00%"
+    for box in ((0, 0, 96, 96), (0, 0, 97, 10), (5, 5, 5, 9), (-1, 0, 4, 4)):
         assert box_style(box, png) is None
 
 
