@@ -183,6 +183,8 @@ class LateTower:
             normalised = normalised.contiguous(memory_format=torch.channels_last)
             return self.source.image_tower(self.module, normalised)
         hidden = features.movedim(0, self._batch_dim)
+        if hidden.dim() == 4:  # as the whole tower is run: faster convolutions on a CPU
+            hidden = hidden.contiguous(memory_format=torch.channels_last)
         with self._fed(hidden):
             blank = _blank(self.source, 1).to(features.device)
             return self.source.image_tower(self.module, blank)

@@ -19,7 +19,8 @@ class ZeroShotClip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model, _, self.prepare = open_clip.create_model_and_transforms(f"local-dir:{folder}")
         self.model.eval()
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    # MLflow reads the type hints of `predict` as a schema, and there is none for image files.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return one unit embedding a row."""
         import torch
         from PIL import Image

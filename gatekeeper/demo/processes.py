@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gatekeeper.errors import ServiceError
 
-START_S = 180.0  # MLflow imports much; a busy machine needs a minute
+START_S = 300.0  # MLflow imports much; a busy machine needs minutes
 STOP_S = 20.0
 _SILENCE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

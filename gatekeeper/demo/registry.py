@@ -1,5 +1,7 @@
 """What any user of MLflow does: register a model, ask for an alias. No gatekeeper in here."""
 
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,15 @@ class Answer:
 
 def register(folder: Path, name: str, note: str) -> int:
     """Log the open_clip folder as a pyfunc model, register it and return the version's number."""
-    logged = mlflow.pyfunc.log_model(
-        name=name,
-        python_model=str(CODE),
-        artifacts={"clip": str(folder)},
-        pip_requirements=["open_clip_torch"],
-    )
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its hints are for another reader
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(CODE),
+            artifacts={"clip": str(folder)},
+            pip_requirements=["open_clip_torch"],
+        )
     client = mlflow.MlflowClient()
     try:
         client.create_registered_model(name, description="Made by `gatekeeper demo`.")

@@ -4,7 +4,6 @@ Everything is real: the server, the worker, the two models, the backdoor and the
 says is written for someone who sees gatekeeper for the first time.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +75,6 @@ def tell(place: Place, seed: int, say: Say, hold: Callable[[Story], None] | None
         AttackError: The backdoor planted on the spot does not fire.
         ServiceError: The server or the worker failed.
     """
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # its hints are for another reader
     story = Story(place=place)
     say(f"Starting an MLflow server with the gate in front of its registry: {place.url}")
     server = processes.start_server(place)
