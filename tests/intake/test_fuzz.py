@@ -1,5 +1,6 @@
 """Whatever the bytes, the readers answer: a finding or nothing, never a crash or a call."""
 
+import contextlib
 import io
 import zipfile
 
@@ -16,7 +17,10 @@ from gatekeeper.intake.zips import read_members
 QUICK = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-OPCODES = b"(.012FIJKLMNRSTUVXabcdeghijlopqrstu}])\x80\x81\x82\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x91\x92\x93\x94\x95"
+OPCODES = (
+    b"(.012FIJKLMNRSTUVXabcdeghijlopqrstu}])"
+    b"\x80\x81\x82\x85\x86\x87\x88\x89\x8a\x8c\x8f\x90\x91\x92\x93\x94\x95"
+)
 
 
 def _checkpoint() -> bytes:
@@ -45,10 +49,8 @@ def test_random_opcodes_as_a_pickle(codes):
 @given(st.binary(max_size=200))
 @example(b"\x10\x00\x00\x00\x00\x00\x00\x00" + b'{"a":[[[[[[[[[[[')
 def test_random_bytes_as_safetensors(data):
-    try:
+    with contextlib.suppress(Malformed):
         read_header(data, len(data))
-    except Malformed:
-        pass
 
 
 @QUICK
