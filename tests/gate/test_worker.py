@@ -112,7 +112,7 @@ def test_a_cleaned_model_that_fails_its_own_scan_is_kept_and_not_registered(regi
     ask()
     shop = registry.shop(assess=assessor(Verdict.FAIL), rectify=repairer(Verdict.FAIL))
     run_worker(shop, once=True)
-    assert [v.version for v in registry.client.search_model_versions("name='clip'")] == ["1"]
+    assert [str(v.version) for v in registry.client.search_model_versions("name='clip'")] == ["1"]
     (repair,) = [r for r in runs_of(registry) if "gatekeeper.rectified_from" in r.data.tags]
     kept = registry.client.list_artifacts(repair.info.run_id, "model")
     assert {item.path for item in kept} >= {"model/open_clip_model.safetensors"}
