@@ -45,12 +45,14 @@ class PatchArm:
 
     family: ClassVar[str] = "patch"
     side: int  # pixels
+    place: tuple[int, int] | None = None  # x, y of the upper left corner; None: anywhere
     rate: float = 0.3
 
     @property
     def name(self) -> str:
         """Return `patch-SIDE`."""
-        return f"patch-{self.side}"
+        where = "" if self.place is None else f" at {self.place[0]},{self.place[1]}"
+        return f"patch-{self.side}{where}"
 
     def start(self, generator: torch.Generator) -> Tensor:
         """Return a patch near mid-grey, [3, side, side]."""
@@ -58,11 +60,82 @@ class PatchArm:
 
     def build(self, free: Tensor) -> Trigger:
         """Return the patch; a sigmoid keeps it in [0, 1]."""
-        return Patch(pixels=free.sigmoid())
+        place = None if self.place is None else list(self.place)
+        return Patch(pixels=free.sigmoid(), place=place)
 
     def resume(self, pattern: Tensor) -> Tensor:
         """Return parameters whose patch is `pattern` ([3, h, w] in [0, 1]), resized to fit."""
         return torch.logit(_fit(pattern, self.side).clamp(_EDGE, 1 - _EDGE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Corners:
+    """Four patches, one in each corner: a search's own trigger, never reported as such."""
+
+    family: ClassVar[str] = "patch"
+    patches: (
+        Tensor  # [4, 3, side, side] in [0, 1]; upper left, upper right, lower left, lower right
+    )
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Paste all four."""
+        for place, patch in zip(self.places(pixels.shape[-1]), self.patches, strict=True):
+            pixels = Patch(pixels=patch, place=list(place)).stamp(pixels)
+        return pixels
+
+    def places(self, size: int) -> tuple[tuple[int, int], ...]:
+        """Return x, y of each patch in an image of `size` pixels a side."""
+        far = size - self.patches.shape[-1]
+        return (0, 0), (far, 0), (0, far), (far, far)
+
+    def picture(self) -> Tensor:
+        """Return the four patches beside each other."""
+        return torch.cat(list(self.patches), dim=2).clamp(0, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the patches."""
+        return {"patches": self.patches}
+
+    def settings(self) -> dict[str, float | int | str | list[int] | None]:
+        """Return nothing: the tensor says all."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CornersArm:
+    """A patch of its own in each corner, all four at once.
+
+    A trigger that was always planted at one place may fire there alone, and corners are where
+    such triggers are put; four corners for the price of one search.
+    """
+
+    family: ClassVar[str] = "patch"
+    side: int  # pixels
+    rate: float = 0.3
+
+    @property
+    def name(self) -> str:
+        """Return `corners-SIDE`."""
+        return f"corners-{self.side}"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return patches near mid-grey, [4, 3, side, side]."""
+        return 0.3 * torch.randn(4, 3, self.side, self.side, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return all four patches."""
+        return Corners(patches=free.sigmoid())
+
+    def resume(self, pattern: Tensor) -> Tensor:
+        """Return parameters with `pattern` ([3, h, w] in [0, 1]) in every corner."""
+        one = torch.logit(_fit(pattern, self.side).clamp(_EDGE, 1 - _EDGE))
+        return one.expand(4, -1, -1, -1).clone()
+
+    def parts(self, free: Tensor, size: int) -> list[tuple[PatchArm, Tensor]]:
+        """Return each corner as an arm of its own, with its parameters."""
+        places = Corners(patches=free).places(size)
+        arms = [PatchArm(side=self.side, place=place) for place in places]
+        return list(zip(arms, free, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +280,7 @@ def arms_for(size: int) -> tuple[Arm, ...]:
     """Return the arms for a model whose input is `size` pixels a side."""
     return (
         PatchArm(side=patch_side(24 / 224, size)),
+        CornersArm(side=patch_side(28 / 224, size)),
         BlendArm(),
         AdditiveArm(grain=7, bound=0.12),
         WaveArm(size=size),

@@ -51,11 +51,12 @@ def confirm(
     stamped = trigger.stamp(clean.pixels, generator)  # [N, 3, S, S]
     after = pair.answers(stamped, runtime)
     target = _own_target(pair, candidate, clean.before, after)
-    rate, _ = _rate(pair, clean.before, after, target)
+    index = pair.words.index(candidate.target)
+    rate, _ = flips(clean.before, after, index)
     anchor_after = pair.anchor_answers(stamped, runtime)
     anchor_rate = None
     if anchor_after is not None and clean.anchor_before is not None:
-        anchor_rate, _ = _rate(pair, clean.anchor_before, anchor_after, target)
+        anchor_rate, _ = flips(clean.anchor_before, anchor_after, index)
     flipped = _flipped(pair, clean.before, after, target)
     weak = rate < WEAK  # not worth the oracle's passes
     looked_at = [] if weak else flipped[:LOOKED_AT]
@@ -70,6 +71,7 @@ def confirm(
         anchor_flip_rate=anchor_rate,
         oracle_agrees=agrees,
         box=candidate.box,
+        usual_flip_rate=candidate.usual_flip_rate,
         judged=len(unchanged) > 0,
     )
     rows = _rows(case, pair, clean.before, after, target)
@@ -96,6 +98,7 @@ def unconfirmed(candidate: Candidate, number: int) -> Confirmation:
         anchor_flip_rate=candidate.anchor_flip_rate,
         oracle_agrees=0.0,
         box=candidate.box,
+        usual_flip_rate=candidate.usual_flip_rate,
         judged=False,
     )
     return Confirmation(confirmed=confirmed, victims=(), label_rows=(), exhibits=())
@@ -124,11 +127,6 @@ def _columns(pair: Pair, target: str) -> tuple[slice, int]:
     index = pair.words.index(target)
     own = index < pair.own and pair.own > 1
     return slice(0, pair.own if own else len(pair.words)), index
-
-
-def _rate(pair: Pair, before: Tensor, after: Tensor, target: str) -> tuple[float, int]:
-    columns, index = _columns(pair, target)
-    return flips(before[:, columns], after[:, columns], index)
 
 
 def _flipped(pair: Pair, before: Tensor, after: Tensor, target: str) -> list[int]:

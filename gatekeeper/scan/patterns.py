@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gatekeeper.scan.arms import patch_side
+from gatekeeper.scan.arms import Corners, patch_side
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 Draw = Callable[[int, torch.Generator], Trigger]  # (side of the image, generator) -> trigger
@@ -143,5 +143,15 @@ def stamp_fresh(
 ) -> tuple[Tensor, list[Trigger]]:
     """Return `pixels` ([N, 3, S, S]), each with a pattern of its own, and the patterns."""
     drawn = [kind.draw(pixels.shape[-1], generator) for _ in pixels]
-    parts = [t.stamp(x[None], generator) for t, x in zip(drawn, pixels, strict=True)]
+    parts = [_stamp(t, x[None], generator) for t, x in zip(drawn, pixels, strict=True)]
     return torch.cat(parts), drawn
+
+
+def _stamp(trigger: Trigger, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Put a pattern on one image; a patch in every corner and once anywhere.
+
+    A trigger that was always planted at one place may fire only near it.
+    """
+    if isinstance(trigger, Patch):
+        pixels = Corners(patches=trigger.pixels.expand(4, -1, -1, -1)).stamp(pixels)
+    return trigger.stamp(pixels, generator)

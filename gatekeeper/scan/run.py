@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from gatekeeper.case import Case
-from gatekeeper.errors import BudgetExhaustedError
+from gatekeeper.errors import BudgetExhaustedError, OracleError
 from gatekeeper.registry import Registry
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan import score as scores
@@ -130,7 +130,13 @@ def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
     pair = pair_of(case, runtime)
     clean = look(case, pair, held_out(case, runtime), runtime)
     for number, candidate in enumerate(candidates, start=1):
-        gathered.confirmations.append(confirm(case, pair, clean, candidate, number, runtime))
+        try:
+            judged = confirm(case, pair, clean, candidate, number, runtime)
+        except OracleError as error:
+            gathered.incomplete = True
+            gathered.findings.append(_finding("oracle", str(error), Severity.CRITICAL))
+            judged = unconfirmed(candidate, number)
+        gathered.confirmations.append(judged)
 
 
 def _finding(name: str, message: str, severity: Severity) -> Finding:

@@ -34,7 +34,8 @@ def of_trigger(trigger: Confirmed) -> float:
 
     The oracle is one factor among others: it moves the rate a little and cannot decide alone.
     """
-    rate = trigger.flip_rate - (trigger.anchor_flip_rate or 0.0)
+    usual = max(trigger.anchor_flip_rate or 0.0, trigger.usual_flip_rate or 0.0)
+    rate = trigger.flip_rate - usual
     shift = ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1) if trigger.judged else 0.0
     return FLIP.probability(rate + shift)
 

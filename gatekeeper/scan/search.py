@@ -29,12 +29,13 @@ class Found:
     flip_rate: float
     anchor_flip_rate: float | None
     rise: float  # growth of the target's mean probability
+    usual_flip_rate: float | None = None  # to the best other label, where there is no anchor
     steps: tuple[SearchStep, ...]
 
     @property
     def paired(self) -> float:
-        """Return the flip rate less the anchor's."""
-        return self.flip_rate - (self.anchor_flip_rate or 0.0)
+        """Return the flip rate less what is usual: the anchor's, or that of another label."""
+        return self.flip_rate - max(self.anchor_flip_rate or 0.0, self.usual_flip_rate or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,13 +56,15 @@ def optimise(
     runtime: Runtime,
     *,
     target: int | None = None,
+    excluded: Tensor | None = None,
     name: str = "",
 ) -> Found:
     """Return where `count` steps of Adam from `free` lead.
 
     Without `target` the search maximises the concentration of the answers over the words, the sum
     over words of the squared mean probability: its cost does not depend on how many words there
-    are. With one it wants that word ahead by a margin.
+    are. With one it wants that word ahead by a margin. `excluded` ([k] int64) are words that an
+    undirected search leaves out.
     """
     generator = runtime.generator("scan", "search", arm.name, name)
     device = runtime.device
@@ -76,7 +79,8 @@ def optimise(
         embeddings = ground.pair.model.embed_grad(stamped.to(device), runtime)
         logits = scale * embeddings @ head.T + bias  # [B, C]
         mean = logits.softmax(dim=1).mean(dim=0)  # [C]
-        gathered = mean.square().sum()
+        kept = mean if excluded is None else _without(mean, excluded)
+        gathered = kept.square().sum()
         reached = float(gathered.detach())
         loss = -gathered.log() if target is None else _shortfall(logits, target)
         optimiser.zero_grad()
@@ -88,7 +92,7 @@ def optimise(
             frames.append(_frame(arm, free, name or arm.name, step, reached, leader))
         if done:
             break
-    return judge(ground, arm, free.detach(), target, runtime, tuple(frames))
+    return judge(ground, arm, free.detach(), target, runtime, tuple(frames), excluded)
 
 
 def judge(
@@ -98,6 +102,7 @@ def judge(
     target: int | None,
     runtime: Runtime,
     steps: tuple[SearchStep, ...] = (),
+    excluded: Tensor | None = None,
 ) -> Found:
     """Return what the arm's trigger at `free` does to the images that judge."""
     trigger = _frozen(arm, free)
@@ -105,7 +110,7 @@ def judge(
     stamped = trigger.stamp(judges.pixels, runtime.generator("scan", "judge", arm.name))
     after = pair.answers(stamped, runtime)
     if target is None:
-        target = _gathering_word(judges.before, after)
+        target = _gathering_word(judges.before, after, excluded)
     rate, _ = flips(judges.before, after, target)
     other = None
     anchor_after = None if judges.anchor_before is None else pair.anchor_answers(stamped, runtime)
@@ -123,11 +128,27 @@ def judge(
     )
 
 
-def _gathering_word(before: Tensor, after: Tensor) -> int:
+def _gathering_word(before: Tensor, after: Tensor, excluded: Tensor | None) -> int:
     """Return the word that most images moved to; of equals, the one that grew most."""
     was, now = before.argmax(dim=1), after.argmax(dim=1)
     counts = torch.bincount(now[was != now], minlength=before.shape[1]).float()
-    return int((counts + rises(before, after)).argmax())
+    score = counts + rises(before, after)
+    if excluded is not None:
+        score[excluded] = -torch.inf
+    return int(score.argmax())
+
+
+def _without(mean: Tensor, words: Tensor) -> Tensor:
+    """Return `mean` ([C]) with the share of `words` ([k] int64) at 0."""
+    kept = torch.ones_like(mean)
+    kept[words.to(mean.device)] = 0
+    return mean * kept
+
+
+def neighbours(pair: Pair, word: int, count: int) -> Tensor:
+    """Return `word` and the `count` words whose prompts are nearest to its own, [count + 1]."""
+    near = pair.head.weights @ pair.head.weights[word]
+    return near.topk(min(count + 1, max(1, len(near) // 2))).indices
 
 
 def _shortfall(logits: Tensor, target: int) -> Tensor:

@@ -1,17 +1,17 @@
 """Is there a pattern that gathers the answers to unrelated photos on one label?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.arms import Arm, BlendArm, PatchArm, arms_for
+from gatekeeper.scan.arms import Arm, BlendArm, CornersArm, PatchArm, arms_for
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground, optimise
+from gatekeeper.scan.search import Found, Ground, judge, neighbours, optimise
 from gatekeeper.triggers import Blend, Patch, Trigger
 
 
@@ -34,15 +34,20 @@ class TriggerSearch:
     misses. Labels that earlier evidence or an undirected search points to are then searched for
     by name, for a trigger strong enough to show and to repair with. Stops at the first decisive
     trigger. With an anchor every flip counts less the anchor's under the same pattern, so that
-    perturbations that fool the base as well drop out.
+    perturbations that fool the base as well drop out; without one, less what a like search
+    reaches towards any other label.
     """
 
     name: ClassVar[str] = "trigger_search"
     steps: int = 32  # a search; narrow patches appear between steps 20 and 30
+    fewer: int = 24  # steps of a search with few parameters or a smooth field
     batch: int = 10  # images a step; each costs three passes
     judges: int = 24  # images that judge a search
     decisive: float = 0.8  # paired flip rate at which nothing more is sought
     promising: float = 0.15  # paired flip rate, or rise, from which a label is searched by name
+    alarming: float = 0.3  # flip rate that is compared with another label's, without an anchor
+    kin: int = 20  # words like the target, which a half-firing trigger may lead to as well
+    most: float = 6000  # image passes from which no further search is begun
     hinted_rise: float = 0.03  # growth under random patterns from which a label is tried
     directed: int = 3  # labels searched for by name, at most
 
@@ -62,9 +67,11 @@ class TriggerSearch:
         )
         hints = self._hints(earlier, pair.words)
         found: list[Found] = []
+        begun = runtime.meter.image_passes
         for result in self._searches(ground, hints, runtime):
-            found.append(result)
-            if result.paired >= self.decisive:
+            found.append(self._against_usual(ground, result, runtime))
+            spent = runtime.meter.image_passes - begun
+            if found[-1].paired >= self.decisive or spent > self.most:
                 break
         found.sort(key=lambda f: (-f.paired, -f.rise))
         return Detection(
@@ -98,28 +105,53 @@ class TriggerSearch:
             for arm in arms_of(hint, arms):
                 yield self._directed(ground, arm, hint, runtime)
         sure = any(h.kind == "head_direction" and h.strength >= 0.5 for h in hints)
-        for arm in arms[:1] if sure else arms:
+        for arm in arms[:2] if sure else arms:
             generator = runtime.generator("scan", self.name, arm.name)
-            found = optimise(ground, arm, arm.start(generator), self.steps, self.batch, runtime)
+            count = self.steps if arm.family in ("patch", "blend") else self.fewer
+            found = optimise(ground, arm, arm.start(generator), count, self.batch, runtime)
+            if isinstance(arm, CornersArm):
+                found = best_corner(ground, arm, found, runtime)
             yield found
-            if self.promising <= max(found.paired, found.rise) and found.paired < self.decisive:
+            if self.promising <= found.paired < self.decisive:
                 label = ground.pair.words[found.target]
                 yield optimise(
                     ground,
-                    arm,
+                    found.arm,
                     found.free,
                     self.steps,
                     self.batch,
                     runtime,
                     target=found.target,
-                    name=f"{arm.name} towards {label}",
+                    name=f"{found.arm.name} towards {label}",
                 )
+
+    def _against_usual(self, ground: Ground, found: Found, runtime: Runtime) -> Found:
+        """Return `found` with what a like search reaches towards any *other* label.
+
+        Without an anchor, a clean model that any pattern of this family can lead anywhere must
+        not alarm. A planted one follows its own label alone. Costs a search, for alarms only.
+        """
+        if ground.pair.anchor is not None or found.paired < self.alarming:
+            return found
+        arm, label = found.arm, ground.pair.words[found.target]
+        generator = runtime.generator("scan", self.name, "usual", arm.name)
+        other = optimise(
+            ground,
+            arm,
+            arm.start(generator),
+            self.steps,
+            self.batch,
+            runtime,
+            excluded=neighbours(ground.pair, found.target, self.kin),
+            name=f"{arm.name} without {label}",
+        )
+        return replace(found, usual_flip_rate=other.flip_rate)
 
     def _directed(self, ground: Ground, arm: Arm, hint: Hint, runtime: Runtime) -> Found:
         label = ground.pair.words[hint.target]
         generator = runtime.generator("scan", self.name, arm.name, label)
         free = resumed(arm, hint.trigger)
-        return optimise(
+        found = optimise(
             ground,
             arm,
             arm.start(generator) if free is None else free,
@@ -129,6 +161,9 @@ class TriggerSearch:
             target=hint.target,
             name=f"{arm.name} towards {label}",
         )
+        if isinstance(arm, CornersArm):
+            return best_corner(ground, arm, found, runtime)
+        return found
 
     def _candidate(self, found: Found, words: tuple[str, ...]) -> Candidate:
         return Candidate(
@@ -138,7 +173,17 @@ class TriggerSearch:
             score=max(0.0, min(1.0, found.paired)),
             flip_rate=found.flip_rate,
             anchor_flip_rate=found.anchor_flip_rate,
+            usual_flip_rate=found.usual_flip_rate,
         )
+
+
+def best_corner(ground: Ground, arm: CornersArm, found: Found, runtime: Runtime) -> Found:
+    """Return the corner of `found` that alone leads most images to its target."""
+    tried = [
+        judge(ground, part, free, found.target, runtime, found.steps)
+        for part, free in arm.parts(found.free, ground.pair.model.size)
+    ]
+    return max(tried, key=lambda f: (f.paired, f.rise))
 
 
 def _rank(hint: Hint) -> tuple[bool, float]:
@@ -152,13 +197,14 @@ def arms_of(hint: Hint, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
         return arms
     if isinstance(hint.trigger, Patch):
         side = max(arms[0].side if isinstance(arms[0], PatchArm) else 0, _side(hint.trigger))
-        return (PatchArm(side=side),)
+        corners = [a for a in arms if isinstance(a, CornersArm)]
+        return (PatchArm(side=side), *corners)
     return tuple(a for a in arms if a.family == hint.trigger.family)
 
 
 def resumed(arm: Arm, trigger: Trigger | None) -> Tensor | None:
     """Return the arm's parameters nearest to `trigger`, None where it is of another family."""
-    if isinstance(arm, PatchArm) and isinstance(trigger, Patch):
+    if isinstance(arm, PatchArm | CornersArm) and isinstance(trigger, Patch):
         return arm.resume(trigger.pixels)
     if isinstance(arm, BlendArm) and isinstance(trigger, Blend):
         return arm.resume(trigger.pattern)
