@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+from torch import Tensor
 
+from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.runtime import Runtime
 
 
@@ -42,4 +44,20 @@ class Segmenter(Protocol):
         self, image: np.ndarray, points: tuple[tuple[int, int], ...], runtime: Runtime
     ) -> tuple[Region, ...]:
         """Return the regions at `points` (x, y) of `image`, one or more a point."""
+        ...
+
+
+class CleanImages(Protocol):
+    """Images the gate trusts, as far as the oracle needs them (`probes.ProbeSet` is one)."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def pixels(self, preprocess: Preprocess) -> Tensor:
+        """Return them as a model wants them, [N, 3, S, S] float32 in [0, 1]."""
+        ...
+
+    def labels(self) -> tuple[str | None, ...]:
+        """Return each image's label, None where unknown."""
         ...

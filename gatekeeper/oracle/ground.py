@@ -12,7 +12,7 @@ from torch import Tensor
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.errors import OracleError
 from gatekeeper.oracle import conformal, consistency, views
-from gatekeeper.oracle.base import Region, Segmenter
+from gatekeeper.oracle.base import CleanImages, Region, Segmenter
 from gatekeeper.oracle.cache import (
     OracleCache,
     image_digest,
@@ -20,7 +20,6 @@ from gatekeeper.oracle.cache import (
     unpack_regions,
 )
 from gatekeeper.oracle.conformal import Thresholds
-from gatekeeper.probes.probe_set import ProbeSet
 from gatekeeper.runtime import Runtime
 
 RANK_LIMIT = 20
@@ -77,7 +76,7 @@ class Oracle:
         }
         return f"sha256:{hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()}"
 
-    def calibrate(self, probes: ProbeSet, runtime: Runtime) -> "Oracle":
+    def calibrate(self, probes: CleanImages, runtime: Runtime) -> "Oracle":
         """Return the oracle with thresholds set on clean images.
 
         Unlabelled probes, and labels that are not among `labels`, are replaced by the labeler's
@@ -277,7 +276,7 @@ class Oracle:
         cache.put(arrays, *key)
         return Evidence(embeddings=embeddings, boxes=looks.boxes, hidden=looks.hidden)
 
-    def _truth(self, probes: ProbeSet, evidence: list[Evidence], runtime: Runtime) -> Tensor:
+    def _truth(self, probes: CleanImages, evidence: list[Evidence], runtime: Runtime) -> Tensor:
         """Return each probe's label index [N]; the labeler's confident guess where unknown."""
         index = {label: i for i, label in enumerate(self.labels)}
         truth = torch.tensor([index.get(label or "", -1) for label in probes.labels()])
