@@ -81,7 +81,7 @@ def report_page(page: ReportPage) -> str:
             compared=_compared(report),
             changes=_changes(page),
             repeat=wording.repeat_command(report),
-            next=wording.next_step(report),
+            next=wording.next_step(report, page.rescan),
             raw=_embedded(raw) if len(raw) <= RAW_CHARS else None,
         )
     )

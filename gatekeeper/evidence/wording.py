@@ -29,8 +29,12 @@ class NextStep:
     command: str | None = None
 
 
-def next_step(report: ScanReport) -> NextStep:
-    """Return what to do about this verdict."""
+def next_step(report: ScanReport, rescan: ScanReport | None = None) -> NextStep:
+    """Return what to do about this verdict; `rescan` is the scan of its cleaned version."""
+    if rescan is not None and rescan.verdict is Verdict.PASS:
+        return NextStep(sentence="use the cleaned version: it has passed a scan of its own.")
+    if rescan is not None:
+        return NextStep(sentence="ask its maker for a clean one: no repair passed its own scan.")
     model = shlex.quote(printable(report.model.uri))
     if report.verdict is Verdict.PASS:
         if report.model.uri.startswith("models:/"):

@@ -121,7 +121,7 @@ def test_the_page_tells_the_whole_story():
         "incoming/photo-000.png",
         samples.SHA,
         "gatekeeper scan models:/clip/3 --anchor models:/clip-base/1 --oracle regions --seed 7",
-        "gatekeeper rectify models:/clip/3",
+        "use the cleaned version",
     ):
         assert told in text
     assert text.count("data:image/jpeg") == 3 * 2 + 6
@@ -229,6 +229,11 @@ def test_every_verdict_has_its_word_and_its_next_step():
         text = report_page(ReportPage(report=replace(samples.failing(), verdict=verdict)))
         assert f"<h1>{verdict.value.capitalize()}</h1>" in text
         assert "<b>Next:</b>" in text
+
+
+def test_the_next_step_follows_the_rescan():
+    assert "gatekeeper rectify models:/clip/3" in report_page(full(rescan=None))
+    assert "no repair passed" in report_page(full(rescan=samples.failing()))
 
 
 def test_numbers_alone_become_svg():
