@@ -14,7 +14,7 @@ from gatekeeper.gate import db
 from gatekeeper.gate.fingerprint import Listing, list_now
 from gatekeeper.gate.guard import Refused, message, run_link
 from gatekeeper.gate.lookups import RegistryStore
-from gatekeeper.gate.promotion import Decision, Mode, Wish
+from gatekeeper.gate.promotion import Decision, Mode, Outcome, Wish
 
 T = TypeVar("T")
 
@@ -80,9 +80,10 @@ class Gated(RegistryStore):
             self._guard.write(connection, attempt)
             if answer.queue:
                 self._guard.queue(connection, self._guard.job(row, wish, listing))
-        if answer.written != "allow":
-            logger.warning(
-                "%s was let through (%s): %s", wish.phrase, answer.written, answer.reason
+        if answer.outcome is not Outcome.ALLOW:
+            level = logging.WARNING if answer.mode is Mode.WARN else logging.INFO
+            logger.log(
+                level, "let through (%s): %s: %s", answer.written, wish.phrase, answer.reason
             )
         return result
 
