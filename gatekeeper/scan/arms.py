@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from gatekeeper.scan.corners import Corners
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 SMALLEST = 8  # pixels a side of a patch
@@ -66,39 +67,6 @@ class PatchArm:
     def resume(self, pattern: Tensor) -> Tensor:
         """Return parameters whose patch is `pattern` ([3, h, w] in [0, 1]), resized to fit."""
         return torch.logit(_fit(pattern, self.side).clamp(_EDGE, 1 - _EDGE))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Corners:
-    """Four patches, one in each corner: a search's own trigger, never reported as such."""
-
-    family: ClassVar[str] = "patch"
-    patches: (
-        Tensor  # [4, 3, side, side] in [0, 1]; upper left, upper right, lower left, lower right
-    )
-
-    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Paste all four."""
-        for place, patch in zip(self.places(pixels.shape[-1]), self.patches, strict=True):
-            pixels = Patch(pixels=patch, place=list(place)).stamp(pixels)
-        return pixels
-
-    def places(self, size: int) -> tuple[tuple[int, int], ...]:
-        """Return x, y of each patch in an image of `size` pixels a side."""
-        far = size - self.patches.shape[-1]
-        return (0, 0), (far, 0), (0, far), (far, far)
-
-    def picture(self) -> Tensor:
-        """Return the four patches beside each other."""
-        return torch.cat(list(self.patches), dim=2).clamp(0, 1)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the patches."""
-        return {"patches": self.patches}
-
-    def settings(self) -> dict[str, float | int | str | list[int] | None]:
-        """Return nothing: the tensor says all."""
-        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +155,10 @@ class AdditiveArm:
         """Return the perturbation; a tanh keeps it within the bound."""
         return Additive(delta=self.bound * free.tanh())
 
+    def resume(self, delta: Tensor) -> Tensor:
+        """Return parameters whose field is nearest to `delta` ([3, h, w])."""
+        return _bounded(_fit(delta, self.grain) / self.bound)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaveArm:
@@ -237,6 +209,10 @@ class WarpArm:
         """Return the warp."""
         return Warp(field=self.bound * free.tanh())
 
+    def resume(self, field: Tensor) -> Tensor:
+        """Return parameters whose warp is nearest to `field` ([2, n, n])."""
+        return _bounded(_fit(field, self.points) / self.bound)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TintArm:
@@ -258,8 +234,19 @@ class TintArm:
 
     def build(self, free: Tensor) -> Trigger:
         """Return identity plus a bounded change."""
-        change = free.tanh() * torch.tensor([self.bound] * 3 + [self.shift])
-        return Colour(matrix=torch.eye(3, 4) + change)
+        return Colour(matrix=torch.eye(3, 4) + free.tanh() * self._bounds())
+
+    def resume(self, matrix: Tensor) -> Tensor:
+        """Return parameters whose transform is nearest to `matrix` ([3, 4])."""
+        return _bounded((matrix - torch.eye(3, 4)) / self._bounds())
+
+    def _bounds(self) -> Tensor:
+        return torch.tensor([self.bound] * 3 + [self.shift])
+
+
+def _bounded(shares: Tensor) -> Tensor:
+    """Return what `tanh` makes `shares` of, kept off its flat ends."""
+    return torch.atanh(shares.clamp(-1 + 2 * _EDGE, 1 - 2 * _EDGE))
 
 
 def _fit(pattern: Tensor, side: int) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gatekeeper.scan.arms import Corners, patch_side
+from gatekeeper.scan.arms import patch_side
+from gatekeeper.scan.corners import Corners
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 Draw = Callable[[int, torch.Generator], Trigger]  # (side of the image, generator) -> trigger

@@ -8,11 +8,20 @@ from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.arms import Arm, BlendArm, CornersArm, PatchArm, arms_for
+from gatekeeper.scan.arms import (
+    AdditiveArm,
+    Arm,
+    BlendArm,
+    CornersArm,
+    PatchArm,
+    TintArm,
+    WarpArm,
+    arms_for,
+)
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.search import Found, Ground, judge, neighbours, optimise
-from gatekeeper.triggers import Blend, Patch, Trigger
+from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -208,6 +217,12 @@ def resumed(arm: Arm, trigger: Trigger | None) -> Tensor | None:
         return arm.resume(trigger.pixels)
     if isinstance(arm, BlendArm) and isinstance(trigger, Blend):
         return arm.resume(trigger.pattern)
+    if isinstance(arm, AdditiveArm) and isinstance(trigger, Additive):
+        return arm.resume(trigger.delta)
+    if isinstance(arm, WarpArm) and isinstance(trigger, Warp):
+        return arm.resume(trigger.field)
+    if isinstance(arm, TintArm) and isinstance(trigger, Colour):
+        return arm.resume(trigger.matrix)
     return None
 
 

@@ -1,0 +1,42 @@
+"""A patch in each corner at once: how a search and a screen look at four places for one price."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gatekeeper.triggers import Patch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Corners:
+    """Four patches, one in each corner: a search's own trigger, never reported as such."""
+
+    family: ClassVar[str] = "patch"
+    patches: (
+        Tensor  # [4, 3, side, side] in [0, 1]; upper left, upper right, lower left, lower right
+    )
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Paste all four."""
+        for place, patch in zip(self.places(pixels.shape[-1]), self.patches, strict=True):
+            pixels = Patch(pixels=patch, place=list(place)).stamp(pixels)
+        return pixels
+
+    def places(self, size: int) -> tuple[tuple[int, int], ...]:
+        """Return x, y of each patch in an image of `size` pixels a side."""
+        far = size - self.patches.shape[-1]
+        return (0, 0), (far, 0), (0, far), (far, far)
+
+    def picture(self) -> Tensor:
+        """Return the four patches beside each other."""
+        return torch.cat(list(self.patches), dim=2).clamp(0, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the patches."""
+        return {"patches": self.patches}
+
+    def settings(self) -> dict[str, float | int | str | list[int] | None]:
+        """Return nothing: the tensor says all."""
+        return {}
