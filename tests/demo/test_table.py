@@ -1,0 +1,41 @@
+"""The demo's table says what was measured, and its links lead to the server."""
+
+import io
+
+from rich.console import Console
+
+from gatekeeper.demo.processes import Place
+from gatekeeper.demo.run import Line, Story
+from gatekeeper.demo.table import render
+
+
+def story(tmp_path):
+    rows = [
+        (1, "honest copy", 1.0, 0.0, "pass", True),
+        (2, "backdoored copy", 0.961, 0.974, "fail", False),
+        (3, "cleaned by gatekeeper", 0.952, 0.013, "pass", True),
+    ]
+    keys = ("version", "what", "agreement", "attack_success", "verdict", "promoted")
+    return Story(
+        place=Place(folder=tmp_path, port=5001, home=tmp_path),
+        lines=[Line(**dict(zip(keys, row, strict=True))) for row in rows],
+        seconds={"plant the backdoor": 61.4, "promote again": 1.2},
+        proof_images=76,
+    )
+
+
+def test_the_table_holds_every_number(tmp_path):
+    out = io.StringIO()
+    Console(file=out, width=120).print(render(story(tmp_path)))
+    text = out.getvalue()
+    for needle in ("97.4%", "1.3%", "95.2%", "cleaned by gatekeeper", "refused", "76 pictures"):
+        assert needle in text
+    assert "plant the backdoor" in text
+    assert "63" in text  # seconds together
+
+
+def test_links_and_the_command_to_serve_again(tmp_path):
+    told = story(tmp_path)
+    assert told.links["who tried to promote what"] == "http://127.0.0.1:5001/gatekeeper"
+    assert any("versions/3" in link for link in told.links.values())
+    assert str(tmp_path / "mlflow.db") in told.serve_again
