@@ -82,7 +82,10 @@ def write_bundle(
         after=after,
         rescan=rescan,
     )
-    contents = _contents(page, validation or {})
+    return _publish(out, _contents(page, validation or {}))
+
+
+def _publish(out: Path, contents: Mapping[str, bytes]) -> Bundle:
     stage: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

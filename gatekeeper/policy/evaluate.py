@@ -50,19 +50,7 @@ def evaluate(
     """
     _check(measurements, probes)
     checked = check_rules(policy.rules, measurements)
-    results = tuple(
-        RuleResult(
-            id=rule.id,
-            metric=rule.metric,
-            op=rule.op,
-            value=rule.value,
-            severity=rule.severity,
-            observed=float(measurements[rule.metric]) if rule.metric in measurements else None,
-            ok=checked.ok[rule.id],
-            why=rule.why,
-        )
-        for rule in policy.rules
-    )
+    results = tuple(_result(r, checked.ok[r.id], measurements) for r in policy.rules)
     gaps = _gaps(policy, probes, embedded, evaluated, static_only)
     verdict = _verdict(results, gaps)
     told = _reasons(policy.rules, results, verdict, gaps, explain or {})
@@ -71,6 +59,19 @@ def evaluate(
         rules=results,
         reasons=(*told, *notes),
         validation=checked.validation,
+    )
+
+
+def _result(rule: Rule, ok: bool, measurements: Mapping[str, float]) -> RuleResult:
+    return RuleResult(
+        id=rule.id,
+        metric=rule.metric,
+        op=rule.op,
+        value=rule.value,
+        severity=rule.severity,
+        observed=float(measurements[rule.metric]) if rule.metric in measurements else None,
+        ok=ok,
+        why=rule.why,
     )
 
 
