@@ -8,6 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from gatekeeper.gate import db
+from gatekeeper.gate.fingerprint import list_now
 from gatekeeper.gate.state import API_PATH, ScanState, state_of, to_json
 
 
@@ -17,7 +18,10 @@ def register(blueprint: Blueprint, prefix: str = "") -> None:
 
 
 def answer() -> Any:
-    """Answer `?name=NAME&version=NUMBER` with a `ScanState`; all null for what is not known."""
+    """Answer `?name=NAME&version=NUMBER` with a `ScanState`; all null for what is not known.
+
+    With `list=1` also the fingerprint of its files, as listed now.
+    """
     from mlflow.server.handlers import _get_model_registry_store
 
     from gatekeeper.gate.gated import Gated
@@ -34,6 +38,9 @@ def answer() -> Any:
     if row is not None:
         guard = store._guard
         state = state_of(guard.database, row, guard.settings.policy.digest)
-    response = jsonify(to_json(state))
+    document = to_json(state)
+    if row is not None and request.args.get("list") == "1":
+        document["fingerprint"] = list_now(row.storage_location).fingerprint
+    response = jsonify(document)
     response.headers["Cache-Control"] = "no-store"
     return response

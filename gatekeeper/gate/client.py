@@ -19,6 +19,7 @@ _SILENCE = {
     "DO_NOT_TRACK": "true",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is the result's alone
 }
 _UNKNOWN = {
     "RESOURCE_DOES_NOT_EXIST",

@@ -19,6 +19,7 @@ from gatekeeper.gate.job_run import JobRun, Subject
 from gatekeeper.gate.moves import Names, move
 from gatekeeper.gate.register import Registered, register_tree
 from gatekeeper.gate.runs import EvidenceRun
+from gatekeeper.gate.state import listed_by_server
 from gatekeeper.gate.tracking import evidence_key, log_rectification, rectification_files
 from gatekeeper.gate.version_display import show
 from gatekeeper.runtime import Runtime
@@ -130,6 +131,7 @@ def _read_back(run: JobRun, row: db.VersionRow, digest: str) -> Subject:
     from gatekeeper.intake.digest import tree_digest
 
     folder: Path = run.work / "registered"
+    listed = listed_by_server(row.name, row.version)  # before the bytes are read
     taken = take(
         row.storage_location, folder, client=run.shop.client, destination=artifacts_destination()
     )
@@ -139,7 +141,9 @@ def _read_back(run: JobRun, row: db.VersionRow, digest: str) -> Subject:
             f"version {row.version} of {row.name} holds {stored}, {digest} was scanned",
             hint="check the artifact store; the version has no decision and cannot be promoted",
         )
-    return Subject(digest=digest, fingerprint=taken.fingerprint, kind="clip", root=taken.root)
+    return Subject(
+        digest=digest, fingerprint=taken.fingerprint or listed, kind="clip", root=taken.root
+    )
 
 
 def _promote(run: JobRun, version: Registered) -> str:
