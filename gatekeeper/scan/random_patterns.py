@@ -33,7 +33,7 @@ class RandomPatterns:
         pair = pair_of(case, runtime)
         clean = look(case, pair, searched(case, runtime), runtime)
         kinds = runtime.progress(KINDS, "random patterns")
-        found = [self._screen(kind, pair, clean, runtime) for kind in kinds]
+        found = [c for kind in kinds for c in self._screen(kind, pair, clean, runtime)]
         found.sort(key=lambda c: -c.score)
         rise = Measurement(
             name="random.rise",
@@ -43,29 +43,32 @@ class RandomPatterns:
         )
         return Detection(candidates=tuple(found), measurements=(rise,))
 
-    def _screen(self, kind: Kind, pair: Pair, clean: Clean, runtime: Runtime) -> Candidate:
-        """Return the label that grows most under `kind`, less the anchor's growth."""
+    def _screen(self, kind: Kind, pair: Pair, clean: Clean, runtime: Runtime) -> list[Candidate]:
+        """Return the word that grows most under `kind`, less the anchor's growth.
+
+        Where that is a decoy, the user's label that grows most comes second.
+        """
         generator = runtime.generator("scan", self.name, kind.name)
         pixels, drawn = stamp_fresh(kind, clean.pixels, generator)
         after = pair.answers(pixels, runtime)
         growth = rises(clean.before, after)
         anchor_after = pair.anchor_answers(pixels, runtime)
-        flip = _moved(clean.before, after)
-        anchor_rate: float | None = None
+        moved, anchor_moved = _moved(clean.before, after), None
         if anchor_after is not None and clean.anchor_before is not None:
             growth = growth - rises(clean.anchor_before, anchor_after).clamp_min(0)
-        target = int(growth.argmax())
-        if anchor_after is not None and clean.anchor_before is not None:
-            anchor_rate = float(_moved(clean.anchor_before, anchor_after)[target])
-        best = int((after - clean.before)[:, target].argmax())
-        return Candidate(
-            trigger=drawn[best],
-            target=pair.words[target],
-            detector=f"{self.name}:{kind.name}",
-            score=float(growth[target]),
-            flip_rate=float(flip[target]),
-            anchor_flip_rate=anchor_rate,
-        )
+            anchor_moved = _moved(clean.anchor_before, anchor_after)
+        leaders = [int(growth.argmax()), int(growth[: pair.own].argmax())]
+        return [
+            Candidate(
+                trigger=drawn[int((after - clean.before)[:, word].argmax())],
+                target=pair.words[word],
+                detector=f"{self.name}:{kind.name}",
+                score=float(growth[word]),
+                flip_rate=float(moved[word]),
+                anchor_flip_rate=None if anchor_moved is None else float(anchor_moved[word]),
+            )
+            for word in dict.fromkeys(leaders)
+        ]
 
 
 def _moved(before: Tensor, after: Tensor) -> Tensor:

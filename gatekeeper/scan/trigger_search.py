@@ -49,14 +49,14 @@ class TriggerSearch:
 
     name: ClassVar[str] = "trigger_search"
     steps: int = 32  # a search; narrow patches appear between steps 20 and 30
-    fewer: int = 24  # steps of a search with few parameters or a smooth field
+    fewer: int = 20  # steps of a search with few parameters or a smooth field
     batch: int = 10  # images a step; each costs three passes
     judges: int = 24  # images that judge a search
     decisive: float = 0.8  # paired flip rate at which nothing more is sought
     promising: float = 0.15  # paired flip rate, or rise, from which a label is searched by name
     alarming: float = 0.3  # flip rate that is compared with another label's, without an anchor
     kin: int = 20  # words like the target, which a half-firing trigger may lead to as well
-    most: float = 6000  # image passes from which no further search is begun
+    most: float = 5600  # image passes from which no further search is begun
     hinted_rise: float = 0.03  # growth under random patterns from which a label is tried
     directed: int = 3  # labels searched for by name, at most
 

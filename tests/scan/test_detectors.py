@@ -69,7 +69,7 @@ def test_random_patterns_subtract_the_anchor():
 def test_the_search_alone_finds_the_target(kind):
     best = TriggerSearch().detect(case_of(kind), Runtime()).candidates[0]
     assert best.target == TARGET
-    assert best.flip_rate >= 0.8
+    assert best.flip_rate >= 0.7
 
 
 def test_the_search_costs_the_same_for_any_number_of_labels():
