@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -15,6 +16,7 @@ from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.curated import curate, split
 from gatekeeper.rectify.projection import (
     Correction,
+    Projection,
     correct,
     find_projection,
     hidden,
@@ -24,8 +26,8 @@ from gatekeeper.rectify.quality import HeldOut, measure, predictions
 from gatekeeper.rectify.teacher import Teacher
 from gatekeeper.rectify.training import Pool, Weights, train
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Trigger
-from gatekeeper.triggers.invert import flip_rate, invert
+from gatekeeper.triggers import Patch, Trigger
+from gatekeeper.triggers.invert import Shape, flip_rate, invert
 
 if TYPE_CHECKING:
     from gatekeeper.rectify.compact import CompactFineTuning
@@ -34,11 +36,12 @@ CLEAN_RATE = 6e-5  # of the fine-tuning that tests for rebound
 FRACTIONS = (0.5, 1.0)  # of a fine-tuning's change; the smallest that suffices is kept
 
 
-class Found:
+class Found(NamedTuple):
     """A trigger, its target, and the images that carry it."""
 
-    def __init__(self, trigger: Trigger, target: int, pool: Pool) -> None:
-        self.trigger, self.target, self.pool = trigger, target, pool
+    trigger: Trigger
+    target: int
+    pool: Pool
 
 
 class Repair:
@@ -83,10 +86,8 @@ class Repair:
         after = measure(
             self.case.model.with_state(changed), held, self.head, self.runtime, self._rebound(held)
         )
-        self.notes.append(
-            f"{len(changed)} tensors changed, {self.steps} steps, "
-            f"{self.runtime.meter.image_passes:.0f} image passes"
-        )
+        passes = self.runtime.meter.image_passes
+        self.notes.append(f"{len(changed)} tensors changed, {passes:.0f} image passes")
         return Rectified(
             method=self.method.name,
             state=changed,
@@ -129,14 +130,28 @@ class Repair:
         label = self.head.labels[target]
         for family in self.runtime.progress(families, f"inverting a trigger towards {label}"):
             trigger = invert(
-                model, pixels[:half], self.head, target, family, self.runtime,
-                steps=self.method.inversion_steps, name=name,
-            )  # fmt: skip
+                model,
+                pixels[:half],
+                self.head,
+                target,
+                family,
+                self.runtime,
+                steps=self.method.inversion_steps,
+                shape=self._shape(target),
+                name=name,
+            )
             seen = pixels[half : half + 48]
             rate = flip_rate(model, seen, trigger, self.head, target, self.runtime)
             self.notes.append(f"{name} {family} inverted towards {label}: {rate:.1%} of images")
             made.append((trigger, rate))
         return made
+
+    def _shape(self, target: int) -> Shape:
+        """Return the default shape, a patch as large as the largest one found for `target`."""
+        usual = Shape.fitting(self.case.model.size)
+        known = [one.trigger for one in self.found if one.target == target]
+        sides = [min(t.pixels.shape[-2:]) for t in known if isinstance(t, Patch)]
+        return replace(usual, side=max(sides)) if sides else usual
 
     def _correct_until_quiet(self) -> None:
         """Correct the projection; let fresh triggers join and correct again."""
@@ -147,22 +162,31 @@ class Repair:
         features = hidden(self.tower, projection, self.clean.features, self.runtime)
         for turn in range(self.method.inversions + 1):
             for rank in self.runtime.progress(self.method.ranks, self._label("correcting")):
+                self._correct(projection, features, rank)
                 if self._success() <= self.method.bar:
                     break
-                matrix, bias = matrix_of(self.tower, projection)
-                norm = (features @ matrix + bias).norm(dim=1)[: len(self.curated.pixels)]
-                corrections = []
-                for one in self.found:
-                    seen = hidden(self.tower, projection, one.pool.features, self.runtime)
-                    right = one.pool.lesson.embedding * norm[:, None]
-                    missing = right - (seen @ matrix + bias)
-                    corrections.append(Correction(features=seen, missing=missing))
-                correct(
-                    self.tower, projection, features, corrections,
-                    rank=rank, keep=self.method.keep, ridge=self.method.ridge,
-                )  # fmt: skip
             if turn == self.method.inversions or not self._let_fresh_join(f"fresh-{turn}"):
                 return
+
+    def _correct(self, projection: Projection, features: Tensor, rank: int) -> None:
+        """Correct the projection for every found trigger; `features` are the clean ones."""
+        matrix, bias = matrix_of(self.tower, projection)
+        norm = (features @ matrix + bias).norm(dim=1)[: len(self.curated.pixels)]
+        corrections = []
+        for one in self.found:
+            seen = hidden(self.tower, projection, one.pool.features, self.runtime)
+            right = one.pool.lesson.embedding * norm[:, None]
+            missing = right - (seen @ matrix + bias)
+            corrections.append(Correction(features=seen, missing=missing))
+        correct(
+            self.tower,
+            projection,
+            features,
+            corrections,
+            rank=rank,
+            keep=self.method.keep,
+            ridge=self.method.ridge,
+        )
 
     def _let_fresh_join(self, name: str) -> bool:
         """Invert triggers against the model as it is now; keep those that work."""

@@ -13,7 +13,13 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.triggers.base import Trigger
 from gatekeeper.triggers.families import Additive, Blend, Colour, Patch, Warp
 
-RATES = {"patch": 0.3, "blend": 0.3, "additive": 0.2, "warp": 0.1, "colour": 0.1}  # Adam, tuned once
+RATES = {
+    "patch": 0.3,
+    "blend": 0.3,
+    "additive": 0.2,
+    "warp": 0.1,
+    "colour": 0.1,
+}  # Adam, tuned once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +32,11 @@ class Shape:
     amplitude: float = 0.1  # additive: largest change of a pixel, in [0, 1]
     warp: float = 0.1  # warp: largest offset, in units of half the image side
     colour: float = 0.5  # colour: largest change of a matrix entry
+
+    @classmethod
+    def fitting(cls, size: int) -> "Shape":
+        """Return the defaults in proportion to a model's input of `size` pixels (224: as above)."""
+        return cls(side=max(min(6, size), round(24 * size / 224)), grid=max(4, min(28, size // 2)))
 
 
 def invert(
@@ -57,7 +68,7 @@ def invert(
         runtime: Its generator draws the start, the batches and the places.
         steps: Adam steps.
         batch: Images a step.
-        shape: Size and strength.
+        shape: Size and strength; in proportion to the model's input where None.
         start: Where to begin, in the family's own form (a patch's pixels, a blend's pattern, …).
         name: Told to the generator, so that several inversions differ.
 
@@ -71,7 +82,7 @@ def invert(
     if len(pixels) == 0:
         raise ScanError("no images to invert a trigger on", hint="hand over some clean probes")
     generator = runtime.generator("invert", family, str(target), name)
-    make, free = _form(family, shape or Shape(), start, generator)
+    make, free = _form(family, shape or Shape.fitting(model.size), start, generator)
     free = free.to(runtime.device).requires_grad_()
     optimiser = torch.optim.Adam([free], lr=RATES[family])
     weights = head.weights.to(runtime.device)
