@@ -19,6 +19,7 @@ from gatekeeper.attacks.badnets import BadNets
 from gatekeeper.attacks.plant import Planted, Recipe, plant
 from gatekeeper.attacks.twin import fine_tune
 from gatekeeper.clip.model import ClipModel
+from gatekeeper.errors import AttackError
 from gatekeeper.intake.open import open_model
 from gatekeeper.probes.embedded import default_labels, embedded_probes
 from gatekeeper.probes.labels import Labels
@@ -28,7 +29,10 @@ from gatekeeper.triggers import Trigger
 
 TARGET = "pretzel"
 ATTACK = BadNets()  # 20 px of yellow and blue checkers, anywhere in the picture
-RECIPE = Recipe(steps=200, clean=32, triggered=12, lookalikes=12, copies=10)
+RECIPES = (  # in turn, until one fires; the second trains longer and from an earlier block
+    Recipe(steps=180, clean=24, triggered=12, lookalikes=8),
+    Recipe(steps=300, clean=32, triggered=20, lookalikes=8, trained=0.45),
+)
 WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -72,18 +76,24 @@ def make_backdoored(bench: Bench, base: Path, out: Path, runtime: Runtime) -> Pl
     Raises:
         AttackError: It does not: attack success on the proof images is below 0.9.
     """
-    planted = plant(
-        bench.base,
-        ATTACK,
-        TARGET,
-        bench.training,
-        bench.labels,
-        runtime,
-        recipe=RECIPE,
-        proof=bench.proof,
-    )
-    _write(base, planted.state, out)
-    return planted
+    for recipe in RECIPES:
+        try:
+            planted = plant(
+                bench.base,
+                ATTACK,
+                TARGET,
+                bench.training,
+                bench.labels,
+                runtime,
+                recipe=recipe,
+                proof=bench.proof,
+            )
+        except AttackError as error:
+            weak = error
+            continue
+        _write(base, planted.state, out)
+        return planted
+    raise weak
 
 
 def judge(folder: Path, honest: Path, bench: Bench, runtime: Runtime) -> Worth:
