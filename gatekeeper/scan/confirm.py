@@ -51,12 +51,8 @@ def confirm(
     stamped = trigger.stamp(clean.pixels, generator)  # [N, 3, S, S]
     after = pair.answers(stamped, runtime)
     target = _own_target(pair, candidate, clean.before, after)
-    index = pair.words.index(candidate.target)
-    rate, _ = flips(clean.before, after, index)
     anchor_after = pair.anchor_answers(stamped, runtime)
-    anchor_rate = None
-    if anchor_after is not None and clean.anchor_before is not None:
-        anchor_rate, _ = flips(clean.anchor_before, anchor_after, index)
+    rate, anchor_rate = _rates(pair, clean, after, anchor_after, candidate.target)
     flipped = _flipped(pair, clean.before, after, target)
     weak = rate < WEAK  # not worth the oracle's passes
     looked_at = [] if weak else flipped[:LOOKED_AT]
@@ -85,6 +81,17 @@ def confirm(
             case, pair, clean, stamped, after, anchor_after, looked_at[:SHOWN], confirmed, runtime
         ),
     )
+
+
+def _rates(
+    pair: Pair, clean: Clean, after: Tensor, anchor_after: Tensor | None, target: str
+) -> tuple[float, float | None]:
+    """Return the share of images that move to `target`, among all words, and the anchor's."""
+    index = pair.words.index(target)
+    rate, _ = flips(clean.before, after, index)
+    if anchor_after is None or clean.anchor_before is None:
+        return rate, None
+    return rate, flips(clean.anchor_before, anchor_after, index)[0]
 
 
 def unconfirmed(candidate: Candidate, number: int) -> Confirmation:

@@ -130,6 +130,9 @@ def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
     pair = pair_of(case, runtime)
     clean = look(case, pair, held_out(case, runtime), runtime)
     for number, candidate in enumerate(candidates, start=1):
+        if candidate.target not in pair.words:  # a plug-in's own idea: nothing to count flips to
+            gathered.confirmations.append(unconfirmed(candidate, number))
+            continue
         try:
             judged = confirm(case, pair, clean, candidate, number, runtime)
         except OracleError as error:
