@@ -32,6 +32,7 @@ from gatekeeper.types import Verdict
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     report_file: Path | None,
     method: str,
     register: str | None,

@@ -21,7 +21,7 @@ from gatekeeper.cli.terminal import colour, width
 )
 @click.pass_context
 def command(
-    ctx: click.Context, output_format: str, no_mlflow: bool, output: Path, **typed: Any
+    ctx: click.Context, /, output_format: str, no_mlflow: bool, output: Path, **typed: Any
 ) -> None:
     """Scan MODEL (folder, file or MLflow URI) and say whether policy lets it through."""
     from gatekeeper.cli.extras import require_scan

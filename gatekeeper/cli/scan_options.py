@@ -27,7 +27,9 @@ _OPTIONS = (
     click.option("--probes", type=_folder, help="Clean images; labels.csv is optional."),
     click.option("--suspect", "suspects", type=_folder, help="Images that may carry a trigger."),
     click.option("--labels", type=_existing, help="One label a line, or JSON with templates."),
-    click.option("--policy", "policy_file", metavar="FILE", help="Policy; default: the shipped one."),
+    click.option(
+        "--policy", "policy_file", metavar="FILE", help="Policy; default: the shipped one."
+    ),
     click.option("--oracle", metavar="SPEC", help="regions, or sam:CHECKPOINT[:vit_b|l|h|t]."),
     click.option("--arch", metavar="NAME", help="open_clip name or open_clip_config.json."),
     click.option("--prompts", type=_existing, help="Learned context vectors beside the model."),

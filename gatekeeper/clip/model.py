@@ -90,7 +90,9 @@ class ClipModel:
                 part = list(prompts[start : start + 4 * BATCH])
                 runtime.meter.texts(len(part))
                 tokens = self.tokenize(part).to(runtime.device)
-                parts.append(F.normalize(self.text_tower(self.module, tokens).float(), dim=-1).cpu())
+                parts.append(
+                    F.normalize(self.text_tower(self.module, tokens).float(), dim=-1).cpu()
+                )
         return torch.cat(parts)
 
     def zero_shot(

@@ -4,7 +4,9 @@ Composes intake, probes, oracle, scan, policy, evidence and rectify. Works on lo
 what fetches from MLflow or S3 is `gatekeeper.gate`.
 """
 
-from gatekeeper.pipeline.assess import Assessment, ScanRequest, assess, recall, write
+from gatekeeper.pipeline.assess import Assessment, assess, recall
+from gatekeeper.pipeline.keep import write
+from gatekeeper.pipeline.prepare import ScanRequest
 from gatekeeper.pipeline.rectification import Rectification, rectify
 
 __all__ = ["Assessment", "Rectification", "ScanRequest", "assess", "recall", "rectify", "write"]

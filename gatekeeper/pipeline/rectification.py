@@ -8,7 +8,8 @@ from pathlib import Path
 from gatekeeper.errors import RectifyError
 from gatekeeper.evidence.bundle import Bundle
 from gatekeeper.intake.write import write_like
-from gatekeeper.pipeline.assess import Assessment, assess, write
+from gatekeeper.pipeline.assess import Assessment, assess
+from gatekeeper.pipeline.keep import write
 from gatekeeper.rectify.base import Ailment, Prescription
 from gatekeeper.rectify.run import rectify as repair
 from gatekeeper.runtime import Meter, Runtime
@@ -120,21 +121,23 @@ def _rescan(assessment: Assessment, cleaned: Path, runtime: Runtime) -> Assessme
     request = replace(
         assessment.request, model=cleaned, uri=f"{assessment.request.uri} (rectified)"
     )
-    fresh = replace(
-        runtime, seed=runtime.seed + FRESH_SEED, meter=Meter(limit=runtime.meter.limit)
-    )
+    fresh = replace(runtime, seed=runtime.seed + FRESH_SEED, meter=Meter(limit=runtime.meter.limit))
     return assess(request, fresh)
 
 
 def _publish(work: Path, out: Path) -> None:
-    """Give the finished folder its name: evidence at the top, model/ and rescan/ below."""
+    """Move the finished parts into `out`: evidence at the top, model/ and rescan/ below.
+
+    Parts of an earlier run are replaced; whatever else lies in `out` is left alone.
+    """
     for item in sorted((work / "evidence").iterdir()):
         item.rename(work / item.name)
     (work / "evidence").rmdir()
-    if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.parent))
-        out.rename(old / "old")
-        work.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        work.rename(out)
+    out.mkdir(exist_ok=True)
+    replaced = work / ".replaced"
+    replaced.mkdir()
+    for item in sorted(path for path in work.iterdir() if path != replaced):
+        if (out / item.name).exists():
+            (out / item.name).rename(replaced / item.name)
+        item.rename(out / item.name)
+    shutil.rmtree(work, ignore_errors=True)

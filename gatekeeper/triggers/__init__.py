@@ -3,4 +3,13 @@
 from gatekeeper.triggers.base import Trigger, load_trigger, save_trigger
 from gatekeeper.triggers.families import Additive, Blend, Colour, Patch, Warp
 
-__all__ = ["Additive", "Blend", "Colour", "Patch", "Trigger", "Warp", "load_trigger", "save_trigger"]
+__all__ = [
+    "Additive",
+    "Blend",
+    "Colour",
+    "Patch",
+    "Trigger",
+    "Warp",
+    "load_trigger",
+    "save_trigger",
+]

@@ -40,7 +40,9 @@ def save_trigger(trigger: Trigger, path: Path) -> None:
     """Write `trigger` as one safetensors file, settings in its metadata."""
     from safetensors.torch import save_file
 
-    tensors = {name: value.detach().float().contiguous() for name, value in trigger.tensors().items()}
+    tensors = {
+        name: value.detach().float().contiguous() for name, value in trigger.tensors().items()
+    }
     meta = {"family": trigger.family, "settings": json.dumps(trigger.settings(), sort_keys=True)}
     save_file(tensors, path, metadata=meta)
 
