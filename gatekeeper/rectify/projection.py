@@ -78,7 +78,7 @@ def hidden(tower: LateTower, projection: Projection, features: Tensor, runtime: 
 
 def matrix_of(tower: LateTower, projection: Projection) -> tuple[Tensor, Tensor]:
     """Return the matrix as [width, D] and the bias [D] (zeros where there is none), CPU."""
-    matrix = _parameter(tower, projection.name).detach().float().cpu()
+    matrix = _parameter(tower, projection.name).detach().float().cpu().clone()
     matrix = matrix.T if projection.transposed else matrix
     if projection.bias is None:
         return matrix, torch.zeros(matrix.shape[1])
