@@ -30,7 +30,7 @@ from gatekeeper.triggers import Trigger
 TARGET = "pretzel"
 ATTACK = BadNets()  # 20 px of yellow and blue checkers, anywhere in the picture
 RECIPES = (  # in turn, until one fires; the second trains longer and from an earlier block
-    Recipe(steps=180, clean=24, triggered=12, lookalikes=8),
+    Recipe(steps=180, clean=24, triggered=20, lookalikes=8),
     Recipe(steps=300, clean=32, triggered=20, lookalikes=8, trained=0.45),
 )
 WEIGHTS = "open_clip_model.safetensors"
