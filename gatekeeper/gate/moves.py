@@ -1,6 +1,6 @@
 """Asks the registry, as any client would, to let a version carry a name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gatekeeper.errors import GateError
@@ -27,10 +27,15 @@ class Names:
 
 
 class NotMovedError(GateError):
-    """The gate refuses or holds the move; the message is the gate's own."""
+    """The gate refuses or holds the move; the message is the gate's own.
 
-    def __init__(self, message: str) -> None:
+    `uri` and `names` are what is still to be done: once a copy is made, it is the copy that waits.
+    """
+
+    def __init__(self, message: str, uri: str, names: Names) -> None:
         super().__init__(message, hint="see the gate's reason above")
+        self.uri = uri
+        self.names = names
 
     @property
     def held(self) -> bool:
@@ -49,12 +54,12 @@ def move(uri: str, names: Names, *, client: Any = None) -> str:
     from mlflow.exceptions import MlflowException
 
     mlflow = client or connect()
-    name, version, _, _ = parse_models_uri(uri)
     with asking(f"promote {uri}"):
         try:
             if names.copy_to is not None:
-                copied = mlflow.copy_model_version(uri, names.copy_to)
-                name, version = names.copy_to, str(copied.version)
+                uri = _copied(mlflow, uri, names)
+                names = replace(names, copy_to=None)
+            name, version, _, _ = parse_models_uri(uri)
             if names.alias is not None:
                 mlflow.set_registered_model_alias(name, names.alias, version)
             if names.stage is not None:
@@ -62,8 +67,38 @@ def move(uri: str, names: Names, *, client: Any = None) -> str:
         except MlflowException as error:
             if "PERMISSION_DENIED" not in f"{error.error_code} {error}":
                 raise
-            raise NotMovedError(_message(error)) from error
-    return f"models:/{name}/{version}"
+            raise NotMovedError(_message(error), uri, names) from error
+    return uri
+
+
+def _copied(client: Any, uri: str, names: Names) -> str:
+    """Return the copy of `uri` in `names.copy_to`.
+
+    An alias or stage that is asked for again goes to the copy that was made the first time: the
+    gate answers for that one, and a held promotion leaves one copy behind however often it is
+    tried.
+    """
+    if names.alias is not None or names.stage is not None:
+        earlier = _earlier_copy(client, uri, str(names.copy_to))
+        if earlier is not None:
+            return earlier
+    copied = client.copy_model_version(uri, names.copy_to)
+    return f"models:/{names.copy_to}/{copied.version}"
+
+
+def _earlier_copy(client: Any, uri: str, into: str) -> str | None:
+    name, version, _, _ = parse_models_uri(uri)
+    origin = client.get_model_version(name, version)
+    quoted = into.replace("'", "''")
+    for found in client.search_model_versions(
+        f"name = '{quoted}'", order_by=["version_number DESC"]
+    ):
+        # A model deleted and made again has the same name and version: it must be the older one.
+        if found.source == uri and found.creation_timestamp >= origin.creation_timestamp:
+            where = client.get_model_version_download_uri(into, found.version)
+            if where == client.get_model_version_download_uri(name, version):
+                return f"models:/{into}/{found.version}"
+    return None
 
 
 def _message(error: Exception) -> str:

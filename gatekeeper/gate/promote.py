@@ -21,9 +21,7 @@ from gatekeeper.gate.state import ScanState, StateSource
 
 Say = Callable[[str], None]
 POLL_S = 2.0
-SLOW_POLL_S = (
-    15.0  # where nothing tells how far the scan is: each question is an attempt
-)
+SLOW_POLL_S = 15.0  # where nothing tells how far the scan is: each question is an attempt
 MOVED, REFUSED, WAITING = 0, 1, 3
 _NOTHING = ScanState()
 
@@ -74,12 +72,12 @@ def promote(
     mlflow = client or connect()
     asked = replace(asked, uri=resolved(asked.uri, mlflow))
     try:
-        return _moved(
-            asked, source, move(asked.uri, asked.names, client=mlflow), mlflow
-        )
+        return _moved(asked, source, move(asked.uri, asked.names, client=mlflow), mlflow)
     except NotMovedError as refusal:
         say(refusal.message)
         first = refusal
+        # A copy that is made waits for its own name: asking for another one would never end.
+        asked = replace(asked, uri=refusal.uri, names=refusal.names)
     state = _state(source, asked.uri)
     if not first.held and not (asked.wait and state.working):
         return _refused(asked, state, first.message, mlflow)
@@ -101,18 +99,14 @@ def resolved(uri: str, client: Any) -> str:
     """
     name, version, alias, _ = parse_models_uri(uri)
     if not name:
-        raise IntakeError(
-            f"{uri} is no registered version", hint="write models:/NAME/VERSION"
-        )
+        raise IntakeError(f"{uri} is no registered version", hint="write models:/NAME/VERSION")
     with asking(f"find {uri}"):
         if alias is not None:
             version = str(client.get_model_version_by_alias(name, alias).version)
         return f"models:/{name}/{client.get_model_version(name, version).version}"
 
 
-def _waited(
-    asked: Asked, source: StateSource | None, client: Any, say: Say
-) -> Promotion:
+def _waited(asked: Asked, source: StateSource | None, client: Any, say: Say) -> Promotion:
     """Look until there is an answer or the time is up."""
     until = time.monotonic() + asked.timeout_s
     told = ""
@@ -133,12 +127,8 @@ def _waited(
             say(line)
             told = line
         if time.monotonic() >= until:
-            message = (
-                f"No decision after {asked.timeout_s:.0f} s. {_queued(state, asked)}"
-            )
-            return Promotion(
-                exit_code=WAITING, message=message, uri=asked.uri, state=state
-            )
+            message = f"No decision after {asked.timeout_s:.0f} s. {_queued(state, asked)}"
+            return Promotion(exit_code=WAITING, message=message, uri=asked.uri, state=state)
         pause = asked.poll_s if source else max(asked.poll_s, SLOW_POLL_S)
         time.sleep(min(pause, max(0.0, until - time.monotonic())))
 
@@ -148,9 +138,7 @@ def _asked_again(
 ) -> Promotion | None:
     """Ask the registry once more; None while it still waits for a scan."""
     try:
-        return _moved(
-            asked, source, move(asked.uri, asked.names, client=client), client
-        )
+        return _moved(asked, source, move(asked.uri, asked.names, client=client), client)
     except NotMovedError as refusal:
         if not refusal.held:
             return _refused(asked, _state(source, asked.uri), refusal.message, client)
@@ -174,9 +162,7 @@ def _scan_here(asked: Asked, state: ScanState, say: Say) -> None:
     with asked.shop.database.begin() as connection:
         job = db.job(connection, state.job_id)
         if job is None or not _is_ours(job, asked, asked.shop):
-            say(
-                "another policy or database holds here than at the server: waiting for a worker"
-            )
+            say("another policy or database holds here than at the server: waiting for a worker")
             return
         job = db.claim_job(connection, owner, LEASE_S, state.job_id)
     if job is None:
@@ -193,9 +179,7 @@ def _is_ours(job: db.Job, asked: Asked, shop: Workshop) -> bool:
     return named == asked.uri and wish.policy_digest == shop.policy.digest
 
 
-def _moved(
-    asked: Asked, source: StateSource | None, uri: str, client: Any
-) -> Promotion:
+def _moved(asked: Asked, source: StateSource | None, uri: str, client: Any) -> Promotion:
     state = _state(source, asked.uri)
     return _answer(MOVED, uri, f"{asked.names} now points at {uri}.", state, client)
 
@@ -221,17 +205,12 @@ def _carries(uri: str, names: Names, client: Any) -> bool:
     name, version, _, _ = parse_models_uri(uri)
     try:
         with asking("look the alias up"):
-            return (
-                str(client.get_model_version_by_alias(name, names.alias).version)
-                == version
-            )
+            return str(client.get_model_version_by_alias(name, names.alias).version) == version
     except GatekeeperError:
         return False
 
 
-def _answer(
-    exit_code: int, uri: str, message: str, state: ScanState, client: Any
-) -> Promotion:
+def _answer(exit_code: int, uri: str, message: str, state: ScanState, client: Any) -> Promotion:
     url = None
     if state.run_id:
         try:
@@ -240,9 +219,7 @@ def _answer(
             url = EvidenceRun(run_id=state.run_id, experiment_id=experiment).url
         except GatekeeperError:  # a link less
             url = f"run {state.run_id}"
-    return Promotion(
-        exit_code=exit_code, message=message, uri=uri, state=state, run_url=url
-    )
+    return Promotion(exit_code=exit_code, message=message, uri=uri, state=state, run_url=url)
 
 
 def _state(source: StateSource | None, uri: str) -> ScanState:
@@ -256,9 +233,7 @@ def _progress(state: ScanState) -> str:
     if state.job_id is None:
         return "waiting for a scan"
     if state.job_status == "queued":
-        why = (
-            f" (last try: {state.job_error.splitlines()[0]})" if state.job_error else ""
-        )
+        why = f" (last try: {state.job_error.splitlines()[0]})" if state.job_error else ""
         return f"scan job {state.job_id} waits for a worker{why}"
     if state.verdict == "fail" and state.working:
         return f"scan job {state.job_id}: the scan failed it, a repair is being tried"
@@ -268,4 +243,6 @@ def _progress(state: ScanState) -> str:
 def _queued(state: ScanState, asked: Asked) -> str:
     job = "The scan" if state.job_id is None else f"Scan job {state.job_id}"
     status = state.job_status or "queued"
-    return f"{job} is {status}; a `gatekeeper worker` carries it out. Then ask again, or use --wait."
+    return (
+        f"{job} is {status}; a `gatekeeper worker` carries it out. Then ask again, or use --wait."
+    )

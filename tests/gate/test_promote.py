@@ -109,6 +109,33 @@ def test_a_copy_carries_the_alias(registry, tree):
     assert registry.alias("clip", "production") is None
 
 
+def test_a_copy_that_waits_is_the_one_that_is_asked_for_again(registry, tree):
+    registry.add(tree)
+    shop = registry.shop(assess=assessor(Verdict.PASS))
+    names = Names(alias="production", copy_to="clip-live")
+    for _ in range(3):
+        result = promote(asked(names=names), source_of(shop))
+        assert (result.exit_code, result.uri) == (3, "models:/clip-live/1")
+        assert result.state.job_status == "queued"
+    assert run_worker(shop, once=True).done == 1
+    assert promote(asked(names=names), source_of(shop)).exit_code == 0
+    assert registry.alias("clip-live", "production") == "1"
+    copies = registry.client.search_model_versions("name='clip-live'")
+    assert [str(copy.version) for copy in copies] == ["1"]
+
+
+def test_a_copy_of_what_was_there_before_is_not_taken_for_this_one(registry, tree):
+    """A model deleted and made again has the same name and version, and other bytes."""
+    registry.add(tree)
+    shop = registry.shop(assess=assessor(Verdict.PASS))
+    names = Names(alias="production", copy_to="clip-live")
+    promote(asked(names=names), source_of(shop))
+    registry.client.delete_registered_model("clip")
+    (tree / "open_clip_model.safetensors").write_bytes(b"others")
+    registry.add(tree)
+    assert promote(asked(names=names), source_of(shop)).uri == "models:/clip-live/2"
+
+
 def test_a_protected_stage_is_asked_for_like_an_alias(registry, tree):
     registry.add(tree)
     shop = registry.shop(assess=assessor(Verdict.PASS))
