@@ -38,7 +38,7 @@ class Check:
 
 
 def examine(home: Path) -> Iterator[Check]:
-    """Yield one check after the other; none of them changes anything."""
+    """Yield one check after the other; what a check writes, it takes away again."""
     looks: tuple[Callable[[], Check], ...] = (
         _python,
         _mlflow,
@@ -135,14 +135,15 @@ def _home(home: Path) -> Check:
 
 
 def _policy() -> Check:
-    from gatekeeper.policy.schema import load_policy
+    from gatekeeper.gate.promotion import Mode
+    from gatekeeper.gate.settings import Settings
 
     try:
-        policy = load_policy(os.environ.get("GATEKEEPER_POLICY"))
+        settings = Settings.from_environment()
     except GatekeeperError as error:
         return Check(name="policy", state=State.FAIL, message=error.message, hint=error.hint)
-    mode = os.environ.get("GATEKEEPER_MODE") or policy.mode
-    state = State.OK if mode == "enforce" else State.WARN
+    policy, mode = settings.policy, settings.mode
+    state = State.OK if mode is Mode.ENFORCE else State.WARN
     return Check(
         name="policy",
         state=state,
@@ -229,7 +230,7 @@ def _evidence() -> Check:
     place = os.environ.get("GATEKEEPER_EVIDENCE")
     if not place:
         return Check(name="evidence", state=State.OK, message="in the MLflow run of each scan")
-    from gatekeeper.gate.tracking import probe_evidence_store
+    from gatekeeper.gate.evidence_store import probe_evidence_store
 
     try:
         probe_evidence_store(place)

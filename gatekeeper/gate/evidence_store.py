@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,35 @@ def store_evidence(files: Mapping[str, Path], key: str, root: str | None = None)
     except (OSError, GatekeeperError) as error:
         raise EvidenceError(
             f"evidence could not be stored in {root}: {first_line(error)}", hint=_HINT
+        ) from error
+
+
+def probe_evidence_store(place: str) -> None:
+    """Write a few bytes to the store at `place`, read them back and take them away again.
+
+    Args:
+        place: A folder or `s3://bucket/prefix`, as in `GATEKEEPER_EVIDENCE`.
+
+    Raises:
+        EvidenceError: It takes no bytes, gives others back, or lets nothing be removed.
+    """
+    key = f".gatekeeper-doctor-{uuid.uuid4().hex}"
+    try:
+        with tempfile.TemporaryDirectory(prefix="gatekeeper-") as folder:
+            probe = Path(folder) / "probe"
+            probe.write_bytes(b"gatekeeper")
+            where = store_evidence({"probe": probe}, key, place)
+        if urlparse(place).scheme == "s3":
+            parsed = urlparse(f"{where}/probe")
+            with asking(f"remove {where}"):
+                s3_client().delete_object(Bucket=parsed.netloc, Key=parsed.path.lstrip("/"))
+        else:
+            shutil.rmtree(str(where))
+    except EvidenceError:
+        raise
+    except (OSError, GatekeeperError) as error:
+        raise EvidenceError(
+            f"the evidence store {place} does not work: {first_line(error)}", hint=_HINT
         ) from error
 
 

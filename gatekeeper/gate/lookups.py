@@ -2,7 +2,7 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlflow.entities.model_registry.prompt_version import IS_PROMPT_TAG_KEY
@@ -90,7 +90,9 @@ class RegistryStore(SqlAlchemyStore):  # type: ignore[misc]  # MLflow is untyped
             versions = self._get_query(session, SqlModelVersion).filter(
                 SqlModelVersion.name == name
             )
-            carried = [(a.alias, a.version, self._names.protects_alias) for a in aliases]
+            carried: list[tuple[str, int, Callable[[str, str], bool]]] = [
+                (a.alias, a.version, self._names.protects_alias) for a in aliases
+            ]
             carried += [(v.current_stage, v.version, self._names.protects_stage) for v in versions]
         return tuple(
             label

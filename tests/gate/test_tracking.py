@@ -14,7 +14,12 @@ from gate_samples import ROWS, STEPS, bundle, quality, report, scan
 
 from gatekeeper.errors import EvidenceError
 from gatekeeper.gate import runs, tracking
-from gatekeeper.gate.evidence_store import bundle_files, file_digest, store_evidence
+from gatekeeper.gate.evidence_store import (
+    bundle_files,
+    file_digest,
+    probe_evidence_store,
+    store_evidence,
+)
 from gatekeeper.gate.pictures import spread
 from gatekeeper.types import Verdict
 
@@ -277,3 +282,16 @@ def test_artifacts_on_s3_come_from_s3_and_show_a_swap(bucket, written, tmp_path)
     assert taken.fingerprint == fingerprint("s3://evidence/models/model")
     bucket.put_object(Bucket="evidence", Key="models/model/report.json", Body=b"evil")
     assert taken.fingerprint != fingerprint("s3://evidence/models/model")
+
+
+def test_a_store_is_probed_and_left_as_it_was(bucket, tmp_path):
+    probe_evidence_store("s3://evidence/probed")
+    assert "Contents" not in bucket.list_objects_v2(Bucket="evidence", Prefix="probed")
+    probe_evidence_store(str(tmp_path / "evidence"))
+    assert list((tmp_path / "evidence").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["s3://nowhere/scans", "/dev/null/evidence"])
+def test_a_store_that_takes_nothing_fails_its_probe(bucket, place):
+    with pytest.raises(EvidenceError):
+        probe_evidence_store(place)
