@@ -213,14 +213,19 @@ def _passed(record: DecisionRecord) -> str:
 
 def _failed(record: DecisionRecord) -> str:
     target = f", target '{record.targets[0]}'" if record.targets else ""
-    why = "; ".join(record.reasons[:3])
+    why = _joined(record.reasons[:3])
     return f"the scan failed it under policy '{record.policy_name}'{_score(record)}{target}" + (
         f": {why}" if why else ""
     )
 
 
+def _joined(sentences: Iterable[str]) -> str:
+    """Return sentences as parts of one, whose full stop is set by whoever ends it."""
+    return "; ".join(sentence.rstrip(". ") for sentence in sentences)
+
+
 def _inconclusive(record: DecisionRecord) -> str:
-    why = "; ".join(record.reasons[:2]) or "the policy says why in the report"
+    why = _joined(record.reasons[:2]) or "the policy says why in the report"
     return f"the scan was inconclusive under policy '{record.policy_name}': {why}"
 
 

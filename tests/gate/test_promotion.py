@@ -4,6 +4,7 @@ import pytest
 from gate_rows import DIGEST, OTHER, POLICY, row, verdict
 
 from gatekeeper.gate import db
+from gatekeeper.gate.guard import message
 from gatekeeper.gate.promotion import (
     Facts,
     Mode,
@@ -83,6 +84,15 @@ def test_a_refusal_names_score_target_and_the_way_out():
     assert "0.97" in answer.reason
     assert "a patch turns images into 'ship'" in answer.reason
     assert answer.next_step == "gatekeeper rectify models:/clip/1 --register clip"
+
+
+@pytest.mark.parametrize("kind", ["fail", "inconclusive"])
+def test_reasons_that_are_sentences_leave_one_full_stop(kind):
+    reasons = ("A patch turns images into 'tench'.", "The head leans to it.")
+    answer = decide(facts(decision=verdict(kind, reasons=reasons)))
+    told = message(answer, facts().wish, "", "").splitlines()[0]
+    assert told.endswith("into 'tench'; The head leans to it.")
+    assert ".." not in told
 
 
 def test_a_cleaned_version_is_offered_where_there_is_one():
