@@ -4,6 +4,8 @@ Whatever is decided is written in one transaction together with the proof that t
 ours: a worker that lost its lease decides nothing.
 """
 
+import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 DAY_MS = 86_400_000
+logger = logging.getLogger(__name__)
 
 
 def _silent(items: Any, what: str) -> Any:
@@ -142,6 +145,16 @@ class JobRun:
             evidence_uri=run.stored_at or f"runs:/{run.run_id}",
             evidence_digest=evidence_digest,
         )
+
+    def keep(self, folder: Path, suffix: str = "") -> Path:
+        """Keep evidence that could not be sent in `GATEKEEPER_HOME/unsent`; return where."""
+        kept = self.shop.home / "unsent" / f"job-{self.job.id}{suffix}"
+        try:
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.copytree(folder, kept)
+        except OSError as error:
+            logger.warning("job %s: its evidence is lost: %s", self.job.id, error)
+        return kept
 
     def finish(self, decision_id: int | None, subject: Subject | None = None) -> None:
         """Close the job, noting the bytes behind the version where `subject` is given.

@@ -4,7 +4,6 @@ The original is never touched. A cleaned model that fails its own scan is kept a
 not registered. The cleaned version gets a decision of its own, bound to its own bytes and row.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +25,6 @@ from gatekeeper.runtime import Runtime
 
 if TYPE_CHECKING:
     from gatekeeper.pipeline import Assessment, Rectification
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +75,17 @@ def _rectified(run: JobRun, assessment: "Assessment", runtime: Runtime) -> "Rect
 
 def _keep_evidence(run: JobRun, result: "Rectification", *, with_model: bool) -> EvidenceRun:
     files = rectification_files(result, with_model=with_model)
-    stored = store_evidence(files, f"{evidence_key(result.report)}-job{run.job.id}-rectified")
+    key = f"{evidence_key(result.report)}-job{run.job.id}-rectified"
     tags = {"gatekeeper.job": str(run.job.id)}
-    logged = log_rectification(result, files, model=run.model, client=run.shop.client, tags=tags)
+    client = run.shop.client
+    try:
+        stored = store_evidence(files, key)
+        logged = log_rectification(result, files, model=run.model, client=client, tags=tags)
+    except EvidenceError as error:
+        kept = run.keep(result.out, "-rectified")
+        raise EvidenceError(
+            f"{error.message}; nothing was registered, the repair is in {kept}", hint=error.hint
+        ) from error
     return EvidenceRun(run_id=logged.run_id, experiment_id=logged.experiment_id, stored_at=stored)
 
 

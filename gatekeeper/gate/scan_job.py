@@ -3,7 +3,6 @@
 Evidence comes before the decision, the decision before its display.
 """
 
-import logging
 import os
 import shutil
 import tempfile
@@ -37,8 +36,6 @@ from gatekeeper.types import Verdict
 if TYPE_CHECKING:
     from gatekeeper.evidence.bundle import Bundle
     from gatekeeper.pipeline import Assessment, ScanRequest
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,18 +233,8 @@ def _keep_evidence(run: JobRun, assessment: "Assessment", bundle: "Bundle") -> E
             tags["gatekeeper.evidence"] = stored
         logged = log_scan(assessment, files, model=run.model, client=run.shop.client, tags=tags)
     except EvidenceError as error:
-        kept = _keep_locally(run, bundle.root)
+        kept = run.keep(bundle.root)
         raise EvidenceError(
             f"{error.message}; nothing was decided, the report is in {kept}", hint=error.hint
         ) from error
     return EvidenceRun(run_id=logged.run_id, experiment_id=logged.experiment_id, stored_at=stored)
-
-
-def _keep_locally(run: JobRun, folder: Path) -> Path:
-    kept = run.shop.home / "unsent" / f"job-{run.job.id}"
-    try:
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(folder, kept)
-    except OSError as error:
-        logger.warning("job %s: the report is lost: %s", run.job.id, error)
-    return kept

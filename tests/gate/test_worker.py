@@ -235,6 +235,27 @@ def test_a_dead_evidence_store_means_no_decision_and_a_report_kept(registry, tre
     assert "gatekeeper.verdict" not in registry.client.get_model_version("clip", "1").tags
 
 
+def test_a_repair_whose_evidence_is_lost_is_kept_here_and_registers_nothing(
+    registry, tree, monkeypatch
+):
+    registry.add(tree)
+    ask()
+    from gatekeeper.gate import repair_job
+
+    def dead(*arguments, **named):
+        raise EvidenceError("the server does not answer", hint="start it")
+
+    monkeypatch.setattr(repair_job, "log_rectification", dead)
+    shop = registry.shop(assess=assessor(Verdict.FAIL), rectify=repairer(Verdict.PASS))
+    assert run_worker(shop, once=True).services == 1
+    kept = registry.root / "home" / "unsent" / "job-1-rectified"
+    assert (kept / "report.json").is_file()
+    assert (kept / "rescan" / "report.json").is_file()
+    assert (kept / "model" / "open_clip_model.safetensors").is_file()
+    assert str(kept) in job_of(shop).error
+    assert [str(v.version) for v in registry.client.search_model_versions("name='clip'")] == ["1"]
+
+
 def test_a_dead_tracking_store_means_no_decision(registry, tree, monkeypatch):
     registry.add(tree)
     ask()
