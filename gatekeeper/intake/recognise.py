@@ -1,30 +1,26 @@
 """Does this artifact tree hold a CLIP? Told from names and a few kilobytes, without torch.
 
-The gate asks this of every model version, most of which are no CLIP. `clip` and `other` are
-statements about what the tree says of itself; whoever hides a CLIP can make it say something else,
-so `unknown` is the answer wherever weights are present and nothing tells what they are, and the
-policy (`unrecognised`) decides what becomes of those.
+The gate asks this of every model version, most of which are no CLIP. `other` may be promoted
+unscanned where the policy says so (`unrecognised: allow`), and whoever hides a CLIP can make a tree
+say anything of itself. So the flavor in MLmodel is not believed: `other` is a tree in which no file
+can hold a CLIP by its own bytes, `unknown` every tree in which one could, and that is scanned.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-import yaml
+from gatekeeper.intake.may_hold import may_hold
 
-SMALL_FILES = ("MLmodel", "open_clip_config.json", "config.json")
+SMALL_FILES = ("open_clip_config.json", "config.json")
 MAX_SMALL = 1 << 20  # bytes of a small file that are looked at
 MAX_HEADER = 16 << 20  # bytes of a safetensors header
-_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pt2", ".pkl", ".pickle", ".joblib")
 _TYPES = "clip siglip siglip2 chinese_clip altclip clipseg align xclip blip metaclip_2"
 _CLIP_TYPES = frozenset(_TYPES.split())
 _CLASSES = ("CLIP", "Siglip", "SigLIP", "CoCa")
-# Flavors whose files are no torch weights: nothing in them can be a CLIP's tower.
-_FLAVORS = """sklearn xgboost lightgbm catboost prophet statsmodels spacy fastai h2o pmdarima paddle
-    openai langchain llama_index dspy diviner johnsnowlabs spark promptflow crewai"""
-_OTHER_FLAVORS = frozenset(_FLAVORS.split())
 _TEXT_NAMES = ("token_embedding.weight", "text_projection", "text_model.embeddings")
 _IMAGE_NAMES = ("visual.", "vision_model.", "vision_tower.")
 _TOWER_NAMES = ("resblocks.", "attnpool.", "trunk.", "class_embedding")  # an exported image tower
@@ -53,22 +49,21 @@ def recognise(names: Sequence[str], read_range: ReadRange) -> Recognised:
 
     Args:
         names: Every file of the tree.
-        read_range: Reads a stretch of one of them; called for small files and safetensors headers.
+        read_range: Reads a stretch of one of them: small files, headers, and the whole of a pickle
+            or archive that may be a classic model's.
     """
-    small = {n: PurePosixPath(n).name for n in names if PurePosixPath(n).name in SMALL_FILES}
-    configs = {
-        n: _json(read_range(n, 0, MAX_SMALL)) for n, last in small.items() if last != "MLmodel"
-    }
+    small = [n for n in names if PurePosixPath(n).name in SMALL_FILES]
+    configs = {n: _json(read_range(n, 0, MAX_SMALL)) for n in small}
     for name, content in configs.items():
         said = _config_says(PurePosixPath(name).name, content)
         if said is not None:
             return Recognised(kind=Kind.CLIP, why=f"{name} {said}")
-    for name in names:
-        if name.endswith(".safetensors"):
-            found = _header_says(_header(name, read_range))
-            if found is not None:
-                return Recognised(kind=Kind.CLIP, why=f"{name} {found}")
-    return _rest(names, configs, _flavors(names, read_range))
+    tensors = {n: _header(n, read_range) for n in names if _is_safetensors(n, read_range)}
+    for name, found in tensors.items():
+        said = _header_says(found)
+        if said is not None:
+            return Recognised(kind=Kind.CLIP, why=f"{name} {said}")
+    return _rest(names, configs, tensors, read_range)
 
 
 def recognise_folder(root: Path) -> Recognised:
@@ -103,25 +98,41 @@ def _names(root: Path) -> list[str]:
 
 
 def _rest(
-    names: Sequence[str], configs: Mapping[str, dict[str, object]], flavors: frozenset[str]
+    names: Sequence[str],
+    configs: Mapping[str, dict[str, object]],
+    tensors: Mapping[str, list[str]],
+    read_range: ReadRange,
 ) -> Recognised:
-    weights = [n for n in names if n.lower().endswith(_WEIGHTS)]
-    types = [str(c["model_type"]) for c in configs.values() if c.get("model_type")]
-    if flavors & _OTHER_FLAVORS and not flavors & {"pytorch", "transformers"}:
-        kind = ", ".join(sorted(flavors & _OTHER_FLAVORS))
-        return Recognised(kind=Kind.OTHER, why=f"MLmodel names the flavor {kind}")
-    loose = [n for n in weights if not n.endswith(".safetensors")]
-    if types and not loose:
-        return Recognised(kind=Kind.OTHER, why=f"config.json describes a {types[0]}")
-    if loose:
-        return Recognised(kind=Kind.UNKNOWN, why=f"{loose[0]} may hold any network's weights")
-    if weights:
-        return Recognised(
-            kind=Kind.OTHER, why=f"the tensors of {weights[0]} are not named as a CLIP's"
-        )
     if not names:
         return Recognised(kind=Kind.UNKNOWN, why="the tree is empty")
-    return Recognised(kind=Kind.OTHER, why="no file of it holds a network's weights")
+    types = {
+        PurePosixPath(name).parent: str(content["model_type"])
+        for name, content in configs.items()
+        if content.get("model_type")
+    }
+    for name in names:
+        if name in tensors:
+            told = types.get(PurePosixPath(name).parent)
+            why = _foreign(tensors[name], told)
+        else:
+            why = may_hold(name, partial(read_range, name))
+        if why is not None:
+            return Recognised(kind=Kind.UNKNOWN, why=f"{name} {why}")
+    if types:
+        return Recognised(
+            kind=Kind.OTHER, why=f"config.json describes a {next(iter(types.values()))}"
+        )
+    return Recognised(kind=Kind.OTHER, why="no file of it can hold a network's weights")
+
+
+def _foreign(tensors: Sequence[str], told: str | None) -> str | None:
+    """Return why a safetensors file may hold a CLIP, None where it holds what its config says."""
+    if not tensors:
+        return "names no tensors, or cannot be read"
+    alike = next((n for n in tensors for part in (*_IMAGE_NAMES, *_TOWER_NAMES) if part in n), None)
+    if alike is not None:
+        return f"holds '{alike}', named as in an image tower"
+    return None if told else "may hold any network's weights"
 
 
 def _config_says(name: str, content: Mapping[str, object]) -> str | None:
@@ -146,22 +157,15 @@ def _header_says(tensors: Sequence[str]) -> str | None:
     return None
 
 
+def _is_safetensors(name: str, read_range: ReadRange) -> bool:
+    return name.lower().endswith(".safetensors") or read_range(name, 8, 2) in (b'{"', b"{}")
+
+
 def _header(name: str, read_range: ReadRange) -> list[str]:
     length = int.from_bytes(read_range(name, 0, 8)[:8], "little")
     if not 2 <= length <= MAX_HEADER:
         return []
     return [key for key in _json(read_range(name, 8, length)) if key != "__metadata__"]
-
-
-def _flavors(names: Sequence[str], read_range: ReadRange) -> frozenset[str]:
-    if "MLmodel" not in names:
-        return frozenset()
-    try:
-        content = yaml.safe_load(read_range("MLmodel", 0, MAX_SMALL).decode("utf-8", "replace"))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return frozenset()
-    flavors = content.get("flavors") if isinstance(content, dict) else None
-    return frozenset(str(f) for f in flavors) if isinstance(flavors, dict) else frozenset()
 
 
 def _json(raw: bytes) -> dict[str, object]:
