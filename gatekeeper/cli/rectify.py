@@ -1,13 +1,16 @@
 """`gatekeeper rectify`: make a cleaned version of a failed model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gatekeeper.cli.scan_options import ScanArguments, scan_options
 from gatekeeper.cli.terminal import colour, width
 from gatekeeper.types import Verdict
+
+if TYPE_CHECKING:
+    from gatekeeper.pipeline import Rectification
 
 
 @click.command()
@@ -68,9 +71,10 @@ def command(
             version = register_cleaned(result, name=register, rectified_from=found.report.model)
             _say(f"Registered {register} version {version}.")
     click.echo(render(result.report, output_format, colour=colour(), width=width()))
+    _say(_summary(result))
     _say(f"Cleaned model: {result.model}\nReport: {output / 'report.html'}")
     if not result.passed:
-        _say("The cleaned model does not pass its own scan: kept as evidence, not registered.")
+        _say(f"Kept as evidence, not registered: {result.why_not}")
     ctx.exit(0 if result.passed else 1)
 
 
@@ -79,6 +83,26 @@ def _nothing_to_do(verdict: Verdict, earlier: bool) -> str:
     if verdict is Verdict.PASS:
         return f"Nothing to rectify: {source} passes. Use --force to rectify all the same."
     return f"Nothing rectified: {source} is inconclusive, so it is not known what to remove."
+
+
+def _summary(result: "Rectification") -> str:
+    """Return what the repair came to, as two lines."""
+    before, after = result.before, result.after
+    figures = (
+        f"found trigger's attack success {_change(before.attack_success, after.attack_success)}",
+        f"clean accuracy {_change(before.clean_accuracy, after.clean_accuracy)}",
+    )
+    rounds = f" in {result.rounds} rounds" if result.rounds > 1 else ""
+    return (
+        f"Repair: {', '.join(figures)} (on images kept aside)\n"
+        f"{result.images_used} images, {result.cpu_seconds:.0f} s of processor time{rounds}"
+    )
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "unknown"
+    return f"{before:.1%} -> {after:.1%}"
 
 
 def _say(line: str) -> None:

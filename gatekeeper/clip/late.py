@@ -96,7 +96,7 @@ class LateTower:
         if not self._block:
             return pixels
         parts = []
-        for start in range(0, len(pixels), BATCH):
+        for start in runtime.progress(range(0, len(pixels), BATCH), "looking at images"):
             part = pixels[start : start + BATCH]
             runtime.meter.images(self.source.passes(part) * (1 - self.share))
             parts.append(self._early(part.to(runtime.device)).cpu())

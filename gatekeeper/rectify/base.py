@@ -1,6 +1,7 @@
 """What a rectifier is and what it returns."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -27,6 +28,7 @@ class Prescription:
     affected: tuple[str, ...]
     victims: tuple[tuple[str, str], ...]  # (suspect image file, true label)
     probes: tuple[int, ...]  # indices into case.probes
+    begun: Mapping[str, Tensor] = field(default_factory=dict)  # weights of an earlier round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -63,7 +63,8 @@ class Repair:
         self.blocks = find_blocks(case.model)
         first = self._cuts()[0]
         self.teacher = Teacher(case, self.head, other, self.blocks, first)
-        self.tower = LateTower(case.model, self.blocks, first)
+        begun = case.model.with_state(prescription.begun) if prescription.begun else case.model
+        self.tower = LateTower(begun, self.blocks, first)
         self.curated = curate(
             case, prescription, self.rows, method.views, self.teacher, self.generator, runtime
         )
@@ -128,7 +129,7 @@ class Repair:
         pixels = self.curated.pixels
         half = len(pixels) // 2
         label = self.head.labels[target]
-        for family in self.runtime.progress(families, f"inverting a trigger towards {label}"):
+        for family in families:
             trigger = invert(
                 model,
                 pixels[:half],

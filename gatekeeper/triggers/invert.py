@@ -86,7 +86,7 @@ def invert(
     free = free.to(runtime.device).requires_grad_()
     optimiser = torch.optim.Adam([free], lr=RATES[family])
     weights = head.weights.to(runtime.device)
-    for _ in range(steps):
+    for _ in runtime.progress(range(steps), f"inverting a {family} towards {head.labels[target]}"):
         chosen = torch.randint(0, len(pixels), (min(batch, len(pixels)),), generator=generator)
         stamped = make(free).stamp(pixels[chosen].to(runtime.device), generator)
         logits = head.scale * model.embed_grad(stamped, runtime) @ weights.T  # [B, C]
