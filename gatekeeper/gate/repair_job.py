@@ -53,8 +53,8 @@ def mend(run: JobRun, assessment: "Assessment", runtime: Runtime) -> Cleaned:
     wanted = run.shop.policy.on_fail.rectify.register and result.passed
     evidence = _keep_evidence(run, result, with_model=not wanted)
     if not result.passed:
-        run.say("the cleaned model does not pass its own scan")
-        note = f"A repair was tried; it does not pass its own scan (run {evidence.run_id})."
+        run.say(f"not good enough: {result.why_not}")
+        note = f"A repair was tried and is not good enough (run {evidence.run_id}): {result.why_not}"
         return Cleaned(version=None, note=note)
     if not wanted:
         return Cleaned(version=None, note=f"A cleaned model is kept in run {evidence.run_id}.")
