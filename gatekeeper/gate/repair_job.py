@@ -54,7 +54,9 @@ def mend(run: JobRun, assessment: "Assessment", runtime: Runtime) -> Cleaned:
     evidence = _keep_evidence(run, result, with_model=not wanted)
     if not result.passed:
         run.say(f"not good enough: {result.why_not}")
-        note = f"A repair was tried and is not good enough (run {evidence.run_id}): {result.why_not}"
+        note = (
+            f"A repair was tried and is not good enough (run {evidence.run_id}): {result.why_not}"
+        )
         return Cleaned(version=None, note=note)
     if not wanted:
         return Cleaned(version=None, note=f"A cleaned model is kept in run {evidence.run_id}.")
