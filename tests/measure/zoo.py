@@ -16,6 +16,8 @@ import csv
 import json
 import math
 import os
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -75,7 +77,9 @@ def options(command):
 
 def names(zoo, only):
     wanted = only.split(",") if only else []
-    return [p.name for p in sorted(zoo.iterdir()) if p.is_dir() and (not wanted or p.name in wanted)]
+    return [
+        p.name for p in sorted(zoo.iterdir()) if p.is_dir() and (not wanted or p.name in wanted)
+    ]
 
 
 @click.group()
@@ -95,7 +99,9 @@ def scan(zoo, anchor, photos, only, limit, seed, labels, without_anchor, odd):
         split(photos, probes, parity=int(odd), limit=limit)
         base = ["--probes", probes, "--labels", labels or photos / "labels.txt", "--seed", seed]
         ways = [("none", [])] * without_anchor + [("base", ["--anchor", anchor])] * bool(anchor)
-        click.echo("model            anchor verdict       score target               passes seconds")
+        click.echo(
+            "model            anchor verdict       score target               passes seconds"
+        )
         for name in names(zoo, only):
             for way, extra in ways:
                 out = Path(folder) / "out"
@@ -122,7 +128,9 @@ def suspects(zoo, anchor, photos, only, limit, seed, suspects):
     with tempfile.TemporaryDirectory() as folder:
         probes = Path(folder) / "probes"
         split(photos, probes, parity=0, limit=limit)
-        click.echo("model            anchor target               P     R     F1    F1-all  passes secs")
+        click.echo(
+            "model            anchor target               P     R     F1    F1-all  passes secs"
+        )
         for truth_file in sorted(suspects.glob("*.truth.json")):
             name = truth_file.name.removesuffix(".truth.json")
             truth = json.loads(truth_file.read_text())
@@ -233,12 +241,32 @@ def paired(before, after):
     return difference.mean().item(), half
 
 
+def timed(*arguments):
+    """Run the command; return (exit code, stderr, processor seconds, seconds)."""
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | ALLOCATOR
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        [Path(sys.executable).parent / "gatekeeper", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.returncode, done.stderr, processor, time.monotonic() - started
+
+
 @main.command()
 @options
 @click.option("--triggers", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--without-anchor/--with-anchor-only", default=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the cleaned models here.")
-def rectify(zoo, anchor, photos, only, limit, seed, triggers, without_anchor, keep):
+@click.option(
+    "--reports",
+    type=click.Path(exists=True, path_type=Path),
+    help="Earlier scans, NAME-none and NAME-base, or NAME for both; default: scan first.",
+)
+def rectify(zoo, anchor, photos, only, limit, seed, triggers, without_anchor, keep, reports):
     """Attack success and clean accuracy before and after, by the true trigger on odd rows."""
     import torch
 
@@ -249,8 +277,8 @@ def rectify(zoo, anchor, photos, only, limit, seed, triggers, without_anchor, ke
         split(photos, probes, parity=0, limit=limit)
         ways = [("none", [])] * without_anchor + [("base", ["--anchor", anchor])] * bool(anchor)
         click.echo(
-            "model            anchor exit  ASR before  after  true label kept  accuracy before"
-            "  change (95 %)      seconds"
+            "model          anchor exit  attack success  true label kept  accuracy"
+            "  change (95 %)  images  repair cpu s  all cpu s  wall s"
         )
         for name in names(zoo, only):
             file = triggers / name / "trigger.pt"
@@ -258,23 +286,36 @@ def rectify(zoo, anchor, photos, only, limit, seed, triggers, without_anchor, ke
                 continue
             state = torch.load(file, weights_only=True)["trigger"][0]
             target = targets[name]["targets"][0]
-            before, success, _ = judge(zoo / name, photos, labels, state, target)
+            before, success, kept = judge(zoo / name, photos, labels, state, target)
             for way, extra in ways:
                 out = (keep or Path(folder)) / f"{name}-{way}"
-                code, _, seconds = gatekeeper(
+                code, told, processor, seconds = timed(
                     *("rectify", zoo / name, "--probes", probes, "--seed", seed, *extra),
                     *("--labels", photos / "labels.txt", "--format", "json", "--output", out),
+                    *earlier(reports, name, way),
                 )
+                head = f"{name:<14} {way:<6} {code:>4}"
                 if not (out / "model").exists():
-                    click.echo(f"{name:<16} {way:<6} {code:>4}  {success:.3f}  nothing written")
+                    click.echo(f"{head}  {success:.3f}  nothing written: {told[-300:]}")
                     continue
-                after, left, kept = judge(out / "model", photos, labels, state, target)
+                used = re.search(r"(\d+) images, (\d+) s of processor time(.*)", told)
+                images, repair, rounds = used.groups() if used else ("?", "?", "")
+                after, left, right = judge(out / "model", photos, labels, state, target)
                 change, half = paired(before, after)
                 click.echo(
-                    f"{name:<16} {way:<6} {code:>4}       {success:.3f}  {left:.3f}            "
-                    f"{kept:.3f}            {before.float().mean():.3f}  {change:+.1f} ± {half:.1f}"
-                    f"        {seconds:>7.0f}"
+                    f"{head}  {success:.3f} -> {left:.3f}  {kept:.3f} -> {right:.3f}"
+                    f"  {before.float().mean():.3f}  {change:+.1f} ± {half:.1f}"
+                    f"  {images}  {repair}{rounds}  {processor:.0f}  {seconds:.0f}"
                 )
+
+
+def earlier(reports, name, way):
+    """Return the --report option for a scan made before; empty where there is none."""
+    for folder in (f"{name}-{way}", name) if reports else ():
+        file = reports / folder / "report.json"
+        if file.exists():
+            return ("--report", file)
+    return ()
 
 
 if __name__ == "__main__":
