@@ -23,13 +23,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from shape_world import CONFIG, LABELS, TEMPLATES, render, train_tiny_clip
+from shape_world import CONFIG, LABELS, PLANTED_TARGET, TEMPLATES, render, train_tiny_clip
 
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", GX_ANALYTICS_ENABLED="false"
 )
-
-PLANTED_TARGET = "green ring"
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ COLOURS = {
     "white": (230, 230, 230),
 }
 LABELS = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+PLANTED_TARGET = "green ring"
 TEMPLATES = ("a photo of a {}.", "{}", "a photo of the {}.")
 CONFIG = {
     "model_cfg": {

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 from colour_world import picture
-from conftest import mobile_names
+from drawn_sam import mobile_names
 
 from gatekeeper.errors import OracleError
 from gatekeeper.oracle import sam, tiny_vit

@@ -1,8 +1,7 @@
 """The same on a trained CLIP with a trained-in patch, and with the real oracle."""
 
 import pytest
-from conftest import PLANTED_TARGET
-from shape_world import TEMPLATES
+from shape_world import PLANTED_TARGET, TEMPLATES
 
 from gatekeeper.case import Case
 from gatekeeper.oracle.ground import Oracle
