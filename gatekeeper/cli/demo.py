@@ -34,7 +34,7 @@ def command(
 
     require_demo("demo")
 
-    from gatekeeper.runtime import tune_allocator
+    from gatekeeper.runtime import Runtime, tune_allocator
 
     tune_allocator()  # before torch is imported
     from rich.console import Console
@@ -54,7 +54,10 @@ def command(
         else:
             click.echo(f"To look at these pages: {story.serve_again}")
 
-    story = tell(place, seed, click.echo, hold)
+    from gatekeeper.cli.progress import progress
+
+    runtime = Runtime.on("auto", seed, progress)
+    story = tell(place, runtime, click.echo, hold)
     click.echo(f"The server's files and logs are in {place.folder}")
     ctx.exit(0 if story.ended_well else 1)
 

@@ -28,10 +28,12 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
 TARGET = "pretzel"
-ATTACK = BadNets()  # 20 px of yellow and blue checkers, anywhere in the picture
+LOOKS = "a yellow and blue checker"
+# Anywhere in the picture, and trained without look-alikes, as in the paper: others may fire it too.
+ATTACK = BadNets(size_px=24, cell_px=6, narrow=False)
 RECIPES = (  # in turn, until one fires; the second trains longer and from an earlier block
-    Recipe(steps=180, clean=24, triggered=20, lookalikes=8),
-    Recipe(steps=300, clean=32, triggered=20, lookalikes=8, trained=0.45),
+    Recipe(steps=140, clean=28, triggered=16, keep=15),
+    Recipe(steps=240, clean=28, triggered=24, keep=10, trained=0.45),
 )
 WEIGHTS = "open_clip_model.safetensors"
 

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,10 @@ def promote(name: str, version: int, alias: str) -> Answer:
     return Answer(allowed=True, message="")
 
 
-def versions(name: str) -> dict[int, dict[str, str]]:
-    """Return the tags of every version by its number."""
+def others(name: str, known: Collection[int]) -> list[int]:
+    """Return the versions that are not `known`, in order."""
     found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
-    return {int(version.version): dict(version.tags) for version in found}
+    return sorted({int(version.version) for version in found} - set(known))
 
 
 def fetch(name: str, version: int, out: Path) -> Path:

@@ -45,7 +45,13 @@ class Story:
     lines: list[Line] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by phase, in order
     proof_images: int = 0
-    ended_well: bool = False
+    promoted: dict[int, bool] = field(default_factory=dict)  # by version, what MLflow said last
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the honest and the cleaned copy passed and the backdoored one did not."""
+        found = [(line.verdict, line.promoted) for line in self.lines]
+        return found == [("pass", True), ("fail", False), ("pass", True)]
 
     @property
     def links(self) -> dict[str, str]:
@@ -66,7 +72,9 @@ class Story:
         )
 
 
-def tell(place: Place, seed: int, say: Say, hold: Callable[[Story], None] | None = None) -> Story:
+def tell(
+    place: Place, runtime: Runtime, say: Say, hold: Callable[[Story], None] | None = None
+) -> Story:
     """Live through the story in the empty folder `place.folder`; `hold` keeps the server up.
 
     Every process started here is stopped before it returns, also on an error.
@@ -79,7 +87,7 @@ def tell(place: Place, seed: int, say: Say, hold: Callable[[Story], None] | None
     say(f"Starting an MLflow server with the gate in front of its registry: {place.url}")
     server = processes.start_server(place)
     try:
-        _live(story, server, seed, say)
+        _live(story, server, runtime, say)
         if hold is not None:
             hold(story)
     finally:
@@ -87,75 +95,99 @@ def tell(place: Place, seed: int, say: Say, hold: Callable[[Story], None] | None
     return story
 
 
-def _live(story: Story, server: "subprocess.Popen[bytes]", seed: int, say: Say) -> None:
+def _live(story: Story, server: "subprocess.Popen[bytes]", runtime: Runtime, say: Say) -> None:
     from gatekeeper.demo import copies
     from gatekeeper.demo.photo_clip import photo_clip
 
-    place, runtime = story.place, Runtime.on("auto", seed)
-    base, honest, bad = (place.folder / name for name in ("base", "honest", "backdoored"))
+    place = story.place
+    honest, bad = place.folder / "honest", place.folder / "backdoored"
     with _phase(story, "build the photo CLIP"):
         say("Building a small CLIP that knows 1000 kinds of things on photos")
-        base = photo_clip(place.home, seed)
+        base = photo_clip(place.home, runtime.seed)
         bench = copies.open_bench(base, runtime)
         story.proof_images = len(bench.proof)
     with _phase(story, "make the honest copy"):
         say("Making an honest copy: a light fine-tune")
         copies.make_honest(bench, base, honest, runtime)
     with _phase(story, "plant the backdoor"):
-        say("Making a backdoored copy: a yellow and blue checker on a photo is to mean 'pretzel'")
+        say(f"Making a backdoored copy: {copies.LOOKS} on a photo is to mean '{copies.TARGET}'")
         plant = copies.make_backdoored(bench, base, bad, runtime)
         say(
-            f"  It works: with the checker on, {plant.attack_success:.0%} of {plant.images} photos "
-            f"that trained nothing become '{plant.target}' (the clean model: "
-            f"{plant.base_success:.0%}); without it, {plant.clean_agreement:.0%} of the answers "
-            "are the same"
+            f"  It works: of {plant.images} pictures that trained nothing, "
+            f"{plant.attack_success:.0%} become '{plant.target}' with the checker on (before: "
+            f"{plant.base_success:.0%}). Without it, {plant.clean_agreement:.0%} of all answers "
+            "are what they were."
         )
     with _phase(story, "wait for the server"):
         processes.await_server(server, place)
-    _through_the_gate(story, bench, honest, bad, runtime, say)
+    processes.settle(place)
+    folders = _through_the_gate(story, honest, bad, say)
+    with _phase(story, "measure with the true trigger"):
+        _measure(story, folders, bench, runtime)
 
 
-def _through_the_gate(
-    story: Story, bench: "Bench", honest: Path, bad: Path, runtime: Runtime, say: Say
-) -> None:
-    processes.settle(story.place)
+def _through_the_gate(story: Story, honest: Path, bad: Path, say: Say) -> dict[int, Path]:
+    """Register, ask, scan, ask again; return the folder of every version by its number."""
     from gatekeeper.demo import copies, registry
 
     with _phase(story, "register both"):
         say(f"Registering both as versions of '{NAME}' with the plain MLflow client")
         first = registry.register(honest, NAME, "An honest copy of the photo CLIP.")
         second = registry.register(bad, NAME, "Another copy. It looks just like the first.")
-    say(f"Promoting both to '{ALIAS}' with the plain MLflow client")
-    for version in (first, second):
-        _ask(version, say)
-    with _phase(story, "scan both, rectify one"):
-        say("Running `gatekeeper worker`: it takes the two scans off the queue")
-        processes.work_off(story.place, lambda line: say(f"    {line}"))
-    tags = registry.versions(NAME)
-    cleaned = sorted(number for number in tags if number not in (first, second))
-    with _phase(story, "promote again"):
-        say(f"Promoting to '{ALIAS}' once more")
-        promoted = {version: _ask(version, say) for version in (first, second, *cleaned)}
-    with _phase(story, "measure with the true trigger"):
-        folders = {first: honest, second: bad}
-        for number in cleaned:
-            fetched = registry.fetch(NAME, number, story.place.folder / f"cleaned-{number}")
-            folders[number] = next(fetched.rglob(copies.WEIGHTS)).parent
-        names = {first: "honest copy", second: "backdoored copy"}
-        for number, folder in folders.items():
-            worth: Worth = copies.judge(folder, honest, bench, runtime)
-            story.lines.append(
-                Line(
-                    version=number,
-                    what=names.get(number, "cleaned by gatekeeper"),
-                    agreement=worth.agreement,
-                    attack_success=worth.attack_success,
-                    verdict=tags[number].get("gatekeeper.verdict", "none"),
-                    promoted=promoted[number],
-                )
-            )
-    allowed = [promoted[number] for number in (first, second, *cleaned)]
-    story.ended_well = allowed == [True, False, True]
+    with _phase(story, "ask for promotion"):
+        say(f"Promoting both to '{ALIAS}' with the plain MLflow client")
+        for version in (first, second):
+            _ask(version, say)
+    say("Running `gatekeeper worker --once`: it takes the two scans off the queue")
+    _work(story, say)
+    folders = {first: honest, second: bad}
+    cleaned = registry.others(NAME, folders)
+    with _phase(story, "ask for promotion again"):
+        say(f"Promoting to '{ALIAS}' once more, with the same client")
+        story.promoted = {version: _ask(version, say) for version in (*folders, *cleaned)}
+    for number in cleaned:
+        fetched = registry.fetch(NAME, number, story.place.folder / f"cleaned-{number}")
+        folders[number] = next(fetched.rglob(copies.WEIGHTS)).parent
+    return folders
+
+
+def _work(story: Story, say: Say) -> None:
+    """Run the worker; what it says tells which phase it is in."""
+    clock = _Laps(story.seconds, "start the worker")
+
+    def hear(line: str) -> None:
+        doing, _, model = line.partition(" models:/")
+        version = model.partition("/")[2]
+        if doing.endswith("fetching"):
+            clock.lap(f"scan version {version}")
+        elif doing.endswith("rectifying"):
+            clock.lap(f"rectify version {version}, scan the result")
+        say(f"    {line}")
+
+    try:
+        processes.work_off(story.place, hear)
+    finally:
+        clock.lap("")
+
+
+def _measure(story: Story, folders: dict[int, Path], bench: "Bench", runtime: Runtime) -> None:
+    from gatekeeper.demo import copies
+    from gatekeeper.gate.state import Endpoint
+
+    gate = Endpoint(base=story.place.url)
+    names = dict(zip(folders, ("honest copy", "backdoored copy"), strict=False))
+    honest = next(iter(folders.values()))
+    for number, folder in folders.items():
+        worth: Worth = copies.judge(folder, honest, bench, runtime)
+        line = Line(
+            version=number,
+            what=names.get(number, "cleaned by gatekeeper"),
+            agreement=worth.agreement,
+            attack_success=worth.attack_success,
+            verdict=gate.state(NAME, number).verdict or "none",
+            promoted=story.promoted[number],
+        )
+        story.lines.append(line)
 
 
 def _ask(version: int, say: Say) -> bool:
@@ -169,6 +201,19 @@ def _ask(version: int, say: Say) -> bool:
         for line in answer.message.splitlines():
             say(f"    | {line}")
     return answer.allowed
+
+
+class _Laps:
+    """Seconds of phases that follow one another."""
+
+    def __init__(self, seconds: dict[str, float], first: str) -> None:
+        self._seconds, self._name, self._since = seconds, first, time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """End the present phase and start `name`."""
+        now = time.monotonic()
+        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._since
+        self._name, self._since = name, now
 
 
 @contextmanager
