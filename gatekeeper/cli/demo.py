@@ -43,6 +43,7 @@ def command(
     from gatekeeper.demo.table import render
 
     place = _place(folder, port)
+    _end_cleanly_when_told()
 
     def hold(story: "Story") -> None:
         Console().print(render(story))
@@ -78,6 +79,17 @@ def _place(folder: Path | None, port: int | None) -> "Place":
         raise click.UsageError(f"{folder} is not empty: name another with --dir, or empty it")
     folder.mkdir(parents=True, exist_ok=True)
     return Place(folder=folder.resolve(), port=port or free_port(), home=home().resolve())
+
+
+def _end_cleanly_when_told() -> None:
+    """Let SIGTERM do what Ctrl-C does: the server and the worker must not outlive this process."""
+    import signal
+    from types import FrameType
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def _wait() -> None:

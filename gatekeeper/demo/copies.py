@@ -35,6 +35,7 @@ RECIPES = (  # in turn, until one fires; the second trains longer and from an ea
     Recipe(steps=140, clean=28, triggered=16, keep=15),
     Recipe(steps=240, clean=28, triggered=24, keep=10, trained=0.45),
 )
+HONEST = Recipe(steps=30, learning_rate=5e-5, clean=24, copies=4)
 WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -69,7 +70,8 @@ def open_bench(folder: Path, runtime: Runtime) -> Bench:
 
 def make_honest(bench: Bench, base: Path, out: Path, runtime: Runtime) -> None:
     """Write an honestly fine-tuned copy of the model in `base` into the new folder `out`."""
-    _write(base, fine_tune(bench.base, bench.training, bench.labels, runtime), out)
+    state = fine_tune(bench.base, bench.training, bench.labels, runtime, recipe=HONEST)
+    _write(base, state, out)
 
 
 def make_backdoored(bench: Bench, base: Path, out: Path, runtime: Runtime) -> Planted:

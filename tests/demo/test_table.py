@@ -1,12 +1,17 @@
 """The demo's table says what was measured, and its links lead to the server."""
 
 import io
+import time
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
+from gatekeeper.demo import run
 from gatekeeper.demo.processes import Place
 from gatekeeper.demo.run import Line, Story
 from gatekeeper.demo.table import render
+from gatekeeper.errors import ServiceError
 
 
 def story(tmp_path):
@@ -39,3 +44,40 @@ def test_links_and_the_command_to_serve_again(tmp_path):
     assert told.links["who tried to promote what"] == "http://127.0.0.1:5001/gatekeeper"
     assert any("versions/3" in link for link in told.links.values())
     assert str(tmp_path / "mlflow.db") in told.serve_again
+
+
+def test_it_ended_well_only_where_every_answer_is_right(tmp_path):
+    told = story(tmp_path)
+    assert told.ended_well
+    told.lines[1] = replace(told.lines[1], promoted=True)
+    assert not told.ended_well
+    assert not replace(told, lines=told.lines[:2]).ended_well
+
+
+def test_the_workers_lines_tell_which_phase_it_is_in(tmp_path, monkeypatch):
+    lines = (
+        "worker here: policy 'default'",
+        "job 1: fetching models:/photo-clip/1",
+        "job 1: models:/photo-clip/1: pass",
+        "job 2: fetching models:/photo-clip/2",
+        "job 2: rectifying models:/photo-clip/2",
+    )
+
+    def work_off(place, hear):
+        for line in lines:
+            hear(line)
+            time.sleep(0.02)
+        raise ServiceError("the worker ended", hint="read its log")
+
+    monkeypatch.setattr(run.processes, "work_off", work_off)
+    told, heard = Story(place=Place(folder=tmp_path, port=5001, home=tmp_path)), []
+    with pytest.raises(ServiceError):
+        run._work(told, heard.append)
+    assert list(told.seconds) == [
+        "start the worker",
+        "scan version 1",
+        "scan version 2",
+        "rectify version 2, scan the result",
+    ]
+    assert told.seconds["scan version 1"] >= 0.04
+    assert len(heard) == len(lines)
