@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import requests
@@ -301,3 +302,43 @@ def test_sigterm_ends_the_server(tmp_path):
         server.process.wait(60)
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{server.address}/health", timeout=5)
+
+
+@pytest.mark.slow
+def test_every_process_of_the_server_refuses_alike(tmp_path):
+    """MLflow hands each request to any of its processes: all of them are the gate."""
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with serving(tmp_path, database, "--workers", "2") as server, _beside(server):
+        server.version("crowd")
+        body = {"name": "crowd", "alias": "production", "version": "1"}
+        answers: list[requests.Response] = []
+
+        def ask() -> None:
+            # a connection each, so that both processes get some
+            answers.extend(server.post("registered-models/alias", body) for _ in range(8))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert [answer.status_code for answer in answers] == [403] * 32
+        assert all("gatekeeper holds" in answer.json()["message"] for answer in answers)
+        assert len(_serving_processes(server.process.pid)) == 2
+        assert len([a for a in trail(database) if a.decision == "hold"]) == 32
+        assert len(queued(database)) == 1
+        approve(database, "crowd", "1", "pass")
+        assert {server.post("registered-models/alias", body).status_code for _ in range(8)} == {200}
+
+
+def _serving_processes(parent: int) -> set[int]:
+    """Processes below `parent` that serve requests: uvicorn starts each by multiprocessing."""
+    tree, found = {parent}, set()
+    for status in sorted(Path("/proc").glob("[0-9]*/status"), key=lambda p: int(p.parent.name)):
+        with contextlib.suppress(OSError, ValueError):
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            if int(lines["PPid"]) in tree:
+                tree.add(int(lines["Pid"]))
+                command = status.with_name("cmdline").read_bytes()
+                found |= {int(lines["Pid"])} if b"spawn_main" in command else set()
+    return found
