@@ -1,6 +1,9 @@
 """`gatekeeper demo`, for real: a server, a worker, a planted backdoor, a cleaned model."""
 
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
 
@@ -28,7 +31,28 @@ def test_the_story_ends_well(tmp_path):
         text=True,
         env={**os.environ, "GATEKEEPER_HOME": str(tmp_path / "home")},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("refused. MLflow says:") == 3
-    assert "gatekeeper holds alias 'production'" in done.stdout
-    assert "cleaned by gatekeeper" in done.stdout
+    told = done.stdout
+    assert done.returncode == 0, told + done.stderr
+    assert told.count("refused. MLflow says:") == 3
+    assert "gatekeeper holds alias 'production'" in told
+    assert "gatekeeper refuses alias 'production'" in told
+    assert "cleaned by gatekeeper" in told
+    port = re.search(r"http://127\.0\.0\.1:(\d+)", told)[1]
+    with socket.socket() as probe:  # nobody serves any more
+        assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def test_stopping_it_early_leaves_no_process_behind(tmp_path):
+    demo = subprocess.Popen(
+        [*GATEKEEPER, "demo", "--dir", str(tmp_path / "demo")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GATEKEEPER_HOME": str(tmp_path / "home")},
+    )
+    assert "Starting an MLflow server" in demo.stdout.readline()
+    demo.send_signal(signal.SIGTERM)
+    demo.communicate(timeout=60)
+    assert demo.returncode == 130
+    everyone = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(tmp_path) not in everyone
