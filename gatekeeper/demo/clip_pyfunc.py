@@ -6,6 +6,7 @@ MLflow copies this file beside the weights ("models from code"); the gate never 
 from typing import Any
 
 import mlflow
+import pandas as pd
 
 
 class ZeroShotClip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -19,8 +20,10 @@ class ZeroShotClip(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model, _, self.prepare = open_clip.create_model_and_transforms(f"local-dir:{folder}")
         self.model.eval()
 
-    # MLflow reads the type hints of `predict` as a schema, and there is none for image files.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # MLflow warns without a type hint here and makes a schema of most; of a table it makes none.
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> Any:
         """Return one unit embedding a row."""
         import torch
         from PIL import Image
