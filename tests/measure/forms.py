@@ -17,8 +17,8 @@ import click
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "intake"))
 
-import forms as made  # noqa: E402 - found in tests/intake
-import hostile as bad  # noqa: E402
+import forms as made
+import hostile as bad
 
 
 def scan(model, folder, *extra):
