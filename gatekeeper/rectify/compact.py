@@ -14,8 +14,10 @@ from gatekeeper.runtime import Runtime
 class CompactFineTuning:
     """Take a trigger's meaning away with a compact curated set of images.
 
-    First the image tower's last matrix is corrected in closed form, one direction a trigger
-    (`projection`): this alone removes most triggers and costs almost no clean accuracy. Triggers
+    With an anchor of the same form, its weights are mixed in (`mixture`) until the triggers are
+    silent. Without one, or where that is not enough, the image tower's last matrix is corrected in
+    closed form, one direction a trigger (`projection`): this alone removes most triggers and costs
+    almost no clean accuracy. Triggers
     are then inverted anew against the corrected model; where one still works, it joins and the
     correction is repeated, then the late blocks are fine-tuned, earlier ones later, with
     distillation to the suspect (and half and half to the anchor) on clean images. After the
@@ -26,6 +28,8 @@ class CompactFineTuning:
     images: int = 256  # at most; clean probes learned from and measured on
     held_out: float = 0.25  # share of them kept for measuring
     views: int = 2  # random crops of each clean image beside the image itself
+    shares: tuple[float, ...] = (0.75, 0.5, 0.35, 0.2)  # of the change from an anchor, in turn
+    mixed_loss: float = 0.02  # of clean answers; an anchor that costs more is not mixed in
     ranks: tuple[int, ...] = (1, 3, 8)  # directions a trigger, in turn while it still works
     keep: float = 1.0  # the correction's weight of clean features
     ridge: float = 1.0  # the correction's weight against change

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.clip.late import LateTower, find_blocks
-from gatekeeper.clip.model import BATCH, ClipModel
+from gatekeeper.clip.model import ClipModel
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.curated import curate, split
+from gatekeeper.rectify.found import Found, answers, worst
+from gatekeeper.rectify.fresh import Fresh, inverted, shape_for
+from gatekeeper.rectify.mixture import first_block, label_directions, mixture_of
 from gatekeeper.rectify.projection import (
     Correction,
     Projection,
@@ -24,24 +25,14 @@ from gatekeeper.rectify.projection import (
 )
 from gatekeeper.rectify.quality import HeldOut, measure, predictions
 from gatekeeper.rectify.teacher import Teacher
-from gatekeeper.rectify.training import Pool, Weights, train
+from gatekeeper.rectify.training import Weights, shorten, train
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Patch, Trigger
-from gatekeeper.triggers.invert import Shape, flip_rate, invert
+from gatekeeper.triggers import Trigger
 
 if TYPE_CHECKING:
     from gatekeeper.rectify.compact import CompactFineTuning
 
 CLEAN_RATE = 6e-5  # of the fine-tuning that tests for rebound
-FRACTIONS = (0.5, 1.0)  # of a fine-tuning's change; the smallest that suffices is kept
-
-
-class Found(NamedTuple):
-    """A trigger, its target, and the images that carry it."""
-
-    trigger: Trigger
-    target: int
-    pool: Pool
 
 
 class Repair:
@@ -61,9 +52,13 @@ class Repair:
             case, prescription, method.images, method.held_out, self.generator
         )
         self.blocks = find_blocks(case.model)
-        first = self._cuts()[0]
-        self.teacher = Teacher(case, self.head, other, self.blocks, first)
         begun = case.model.with_state(prescription.begun) if prescription.begun else case.model
+        self.mixture = mixture_of(begun, case.anchor)
+        first = first_block(self.mixture, self.blocks, self._cuts()[0])
+        self.teacher = Teacher(case, self.head, other, self.blocks, first)
+        if not self.teacher.aligned:
+            self.mixture = None
+        self.shares = list(method.shares) if self.mixture else []
         self.tower = LateTower(begun, self.blocks, first)
         self.curated = curate(
             case, prescription, self.rows, method.views, self.teacher, self.generator, runtime
@@ -72,6 +67,7 @@ class Repair:
         self.found: list[Found] = []
         self.notes: list[str] = []
         self.steps = 0
+        self._right: Tensor | None = None  # [N] bool, the suspect on the clean images
 
     def run(self) -> Rectified:
         """Repair, then measure on the images kept aside."""
@@ -113,9 +109,9 @@ class Repair:
             if target in {one.target for one in self.found}:
                 continue
             made = self._inverted(self.case.model, target, self.method.families, "first")
-            working = [(t, rate) for t, rate in made if rate > self.method.fresh_bar]
-            for trigger, _ in working or made:
-                self._add(trigger, target)
+            working = [one for one in made if one.rate > self.method.fresh_bar]
+            for one in working or made:
+                self._add(one.trigger, target)
 
     def _add(self, trigger: Trigger, target: int) -> None:
         pool = self.curated.stamped(self.tower, trigger, self.generator, self.runtime)
@@ -123,51 +119,73 @@ class Repair:
 
     def _inverted(
         self, model: ClipModel, target: int, families: tuple[str, ...], name: str
-    ) -> list[tuple[Trigger, float]]:
+    ) -> list[Fresh]:
         """Return a fresh trigger of each family and its flip rate on images it has not seen."""
-        made = []
-        pixels = self.curated.pixels
-        half = len(pixels) // 2
-        label = self.head.labels[target]
-        for family in families:
-            trigger = invert(
-                model,
-                pixels[:half],
-                self.head,
-                target,
-                family,
-                self.runtime,
-                steps=self.method.inversion_steps,
-                shape=self._shape(target),
-                name=name,
+        made = inverted(
+            model, self.curated.pixels, self.head, target, families, self.runtime,
+            steps=self.method.inversion_steps,
+            shape=shape_for(self.case.model, self.found, target),
+            name=name,
+        )  # fmt: skip
+        towards = self.head.labels[target]
+        for one in made:
+            self.notes.append(
+                f"{name} {one.trigger.family} inverted towards {towards}: {one.rate:.1%} of images"
             )
-            seen = pixels[half : half + 48]
-            rate = flip_rate(model, seen, trigger, self.head, target, self.runtime)
-            self.notes.append(f"{name} {family} inverted towards {label}: {rate:.1%} of images")
-            made.append((trigger, rate))
         return made
 
-    def _shape(self, target: int) -> Shape:
-        """Return the default shape, a patch as large as the largest one found for `target`."""
-        usual = Shape.fitting(self.case.model.size)
-        known = [one.trigger for one in self.found if one.target == target]
-        sides = [min(t.pixels.shape[-2:]) for t in known if isinstance(t, Patch)]
-        return replace(usual, side=max(sides)) if sides else usual
-
     def _correct_until_quiet(self) -> None:
-        """Correct the projection; let fresh triggers join and correct again."""
+        """Mix with the anchor, else correct the projection; let fresh triggers join; again."""
         projection = find_projection(self.tower, self.runtime)
         if projection is None:
-            self.notes.append("the image tower ends in no single matrix; fine-tuned instead")
-            return
-        features = hidden(self.tower, projection, self.clean.features, self.runtime)
+            self.notes.append("the image tower ends in no single matrix")
         for turn in range(self.method.inversions + 1):
-            for rank in self.runtime.progress(self.method.ranks, self._label("correcting")):
-                self._correct(projection, features, rank)
-                if self._success() <= self.method.bar:
-                    break
+            if self.mixture is None or self._success() > self.method.bar:
+                self._quieten(projection)
             if turn == self.method.inversions or not self._let_fresh_join(f"fresh-{turn}"):
                 return
+
+    def _quieten(self, projection: Projection | None) -> None:
+        """Do what is needed against the triggers now in hand."""
+        while self.shares and self._success() > self.method.bar:
+            self._mix(self.shares.pop(0), projection)
+        if projection is None or (self.mixture and self._success() <= self.method.bar):
+            return
+        features = hidden(self.tower, projection, self.clean.features, self.runtime)
+        for rank in self.runtime.progress(self.method.ranks, self._label("correcting")):
+            self._correct(projection, features, rank)
+            if self._success() <= self.method.bar:
+                return
+
+    def _mix(self, share: float, projection: Projection | None) -> None:
+        """Go on with anchor + `share` * (suspect - anchor), unless clean answers suffer."""
+        if self.mixture is None:
+            return
+        targets = sorted({one.target for one in self.found})
+        earlier = self.tower, self.clean, self.found
+        model = self.mixture.model(share, projection, label_directions(self.head, targets))
+        self.tower = LateTower(model, self.blocks, self.tower.cut)
+        if not self.mixture.after(self.tower):
+            self._see_again()
+        lost = self._lost()
+        if lost > max(self.method.mixed_loss, 2 / len(self.rows)):
+            self.tower, self.clean, self.found = earlier
+            self.shares = []
+            self.notes.append(f"the anchor was not mixed in: {lost:.1%} of clean answers lost")
+        else:
+            self.notes.append(f"{share:.0%} of the change from the anchor kept")
+
+    def _lost(self) -> float:
+        """Return how many more clean images the tower gets wrong than the suspect; a share."""
+        count, truth = len(self.curated.pixels), self.curated.lesson.truth
+        if self._right is None:
+            own = self.teacher.suspect
+            seen = own.features(self.curated.pixels, self.runtime)
+            self._right = answers(own, seen, self.head, self.runtime) == truth
+        seen = self.clean.features[:count]
+        right = answers(self.tower, seen, self.head, self.runtime) == truth
+        known = truth >= 0
+        return float((self._right.float() - right.float())[known].sum()) / max(1, len(truth))
 
     def _correct(self, projection: Projection, features: Tensor, rank: int) -> None:
         """Correct the projection for every found trigger; `features` are the clean ones."""
@@ -194,14 +212,12 @@ class Repair:
         model = self.tower.model()
         joined = False
         kinds: dict[int, list[str]] = {}
-        for one in self.found:
-            kinds.setdefault(one.target, []).append(one.trigger.family)
+        for known in self.found:
+            kinds.setdefault(known.target, []).append(known.trigger.family)
         for target, families in kinds.items():
-            for trigger, rate in self._inverted(
-                model, target, tuple(dict.fromkeys(families)), name
-            ):
-                if rate > self.method.fresh_bar:
-                    self._add(trigger, target)
+            for one in self._inverted(model, target, tuple(dict.fromkeys(families)), name):
+                if one.rate > self.method.fresh_bar:
+                    self._add(one.trigger, target)
                     joined = True
         return joined
 
@@ -210,7 +226,7 @@ class Repair:
         for cut in self._cuts():
             if self._success() <= self.method.bar:
                 return
-            if cut != self.tower.cut:
+            if cut < self.tower.cut:
                 self._deepen(cut)
             stamped = self.curated.stocked(
                 self.tower, self.method.stock, self.generator, self.runtime
@@ -226,21 +242,15 @@ class Repair:
                 name=f"cut-{cut}", what=self._label(f"fine-tuning from block {cut}"),
             )  # fmt: skip
             self.steps += self.method.steps
-            self._shorten(start)
-
-    def _shorten(self, start: list[Tensor]) -> None:
-        """Keep the smallest share of the last fine-tuning that silences the triggers."""
-        end = [p.detach().clone() for p in self.tower.parameters]
-        for fraction in FRACTIONS:
-            with torch.no_grad():
-                for p, a, b in zip(self.tower.parameters, start, end, strict=True):
-                    p.copy_(a + fraction * (b - a))
-            if self._success() <= self.method.bar:
-                return
+            shorten(self.tower, start, lambda: self._success() <= self.method.bar)
 
     def _deepen(self, cut: int) -> None:
         """Go on from the present weights with earlier blocks trainable."""
         self.tower = LateTower(self.tower.model(), self.blocks, cut)
+        self._see_again()
+
+    def _see_again(self) -> None:
+        """Compute all early features with the present tower."""
         self.clean = self.curated.clean(self.tower, self.runtime)
         old, self.found = self.found, []
         for one in old:
@@ -248,21 +258,9 @@ class Repair:
 
     def _success(self) -> float:
         """Return the worst trigger's success on the images learned from."""
-        worst = 0.0
-        answers = self.teacher.head.probabilities(self.curated.lesson.embedding).argmax(dim=1)
-        for one in self.found:
-            given = torch.cat(
-                [
-                    self.head.logits(
-                        F.normalize(self.tower.output(part, self.runtime).cpu(), dim=1)
-                    ).argmax(dim=1)
-                    for part in torch.split(one.pool.features, BATCH)
-                ]
-            )
-            eligible = answers != one.target
-            if eligible.any():
-                worst = max(worst, float((given == one.target)[eligible].float().mean()))
-        return worst
+        lesson = self.curated.lesson.embedding
+        clean = self.teacher.head.probabilities(lesson).argmax(dim=1)
+        return worst(self.tower, self.found, clean, self.head, self.runtime)
 
     def _held(self) -> HeldOut:
         pixels = self.case.probes.pixels(self.case.model.preprocess)[self.held_rows]

@@ -62,7 +62,7 @@ class Teacher:
         self._late_anchor: LateTower | None = None
         if case.anchor is not None and self.suspect.cached:
             self._late_anchor = _late_anchor(self.suspect, case.anchor, blocks)
-        self._aligned = _aligned(head, anchor_head)
+        self.aligned = _aligned(head, anchor_head)
 
     def teach(
         self,
@@ -82,7 +82,7 @@ class Teacher:
         theirs = self._anchor(features, pixels, runtime)
         if theirs is not None and self.anchor_head is not None:
             second = self.anchor_head.probabilities(theirs)
-            if self._aligned:
+            if self.aligned:
                 embedding = F.normalize(own + theirs, dim=-1)
         return Lesson(
             embedding=embedding,

@@ -1,6 +1,7 @@
 """One stretch of fine-tuning: what is learned from clean and from triggered images."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from gatekeeper.clip.late import LateTower
 from gatekeeper.clip.model import ZeroShot
 from gatekeeper.rectify.teacher import Lesson, join
 from gatekeeper.runtime import Runtime
+
+FRACTIONS = (0.5, 1.0)  # of a fine-tuning's change; the smallest that suffices is kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,6 +92,20 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(tower.parameters, 10.0)
         optimiser.step()
+
+
+def shorten(tower: LateTower, start: Sequence[Tensor], suffices: Callable[[], bool]) -> None:
+    """Keep the smallest share of a training's change with which `suffices` holds, else all of it.
+
+    `start` are the parameters of `tower` before it.
+    """
+    end = [p.detach().clone() for p in tower.parameters]
+    for fraction in FRACTIONS:
+        with torch.no_grad():
+            for p, a, b in zip(tower.parameters, start, end, strict=True):
+                p.copy_(a + fraction * (b - a))
+        if suffices():
+            return
 
 
 def distillation(z: Tensor, logits: Tensor, right: Lesson, weights: Weights) -> Tensor:

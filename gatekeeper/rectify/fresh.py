@@ -1,0 +1,64 @@
+"""Which triggers would work against the model as it is now?"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.rectify.found import Found
+from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import Patch, Trigger
+from gatekeeper.triggers.invert import Shape, flip_rate, invert
+
+SEEN = 48  # images that judge an inverted trigger
+
+
+class Fresh(NamedTuple):
+    """An inverted trigger and how many images it has not seen it leads to its target."""
+
+    trigger: Trigger
+    target: int
+    rate: float
+
+
+def inverted(
+    model: ClipModel,
+    pixels: Tensor,
+    head: ZeroShot,
+    target: int,
+    families: Sequence[str],
+    runtime: Runtime,
+    *,
+    steps: int,
+    shape: Shape,
+    name: str,
+) -> list[Fresh]:
+    """Return one trigger of each family; half of `pixels` ([N, 3, S, S]) optimise, others judge."""
+    half = len(pixels) // 2
+    made = []
+    for family in families:
+        trigger = invert(
+            model,
+            pixels[:half],
+            head,
+            target,
+            family,
+            runtime,
+            steps=steps,
+            shape=shape,
+            name=name,
+        )
+        judges = pixels[half : half + SEEN]
+        rate = flip_rate(model, judges, trigger, head, target, runtime)
+        made.append(Fresh(trigger, target, rate))
+    return made
+
+
+def shape_for(model: ClipModel, found: Sequence[Found], target: int) -> Shape:
+    """Return the default shape, a patch as large as the largest one found for `target`."""
+    usual = Shape.fitting(model.size)
+    known = [one.trigger for one in found if one.target == target]
+    sides = [min(t.pixels.shape[-2:]) for t in known if isinstance(t, Patch)]
+    return replace(usual, side=max(sides)) if sides else usual
