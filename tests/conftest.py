@@ -68,7 +68,7 @@ def shapes_dir(shapes, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained_dir(request):
+def trained_dir(request, tmp_path_factory):
     """A folder that outlives the session, named by what the trained weights depend on."""
     code = Path(__file__).parents[1] / "gatekeeper"
     here = Path(__file__)
@@ -79,7 +79,9 @@ def trained_dir(request):
         *sorted((code / "attacks").glob("*.py")),
     )
     made_of = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
-    kept = request.config.cache.mkdir("trained") / made_of[:16]
+    cache = getattr(request.config, "cache", None)  # absent with `-p no:cacheprovider`
+    root = cache.mkdir("trained") if cache else tmp_path_factory.mktemp("trained")
+    kept = root / made_of[:16]
     kept.mkdir(parents=True, exist_ok=True)
     return kept
 
