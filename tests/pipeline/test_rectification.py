@@ -1,0 +1,204 @@
+"""What a repair and its re-scan come to: a second round, a refusal kept as evidence, a pass."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from gatekeeper.errors import RectifyError, UtilityLostError
+from gatekeeper.pipeline import Assessment, rectification
+from gatekeeper.pipeline.prepare import ScanRequest
+from gatekeeper.policy.schema import load_policy
+from gatekeeper.rectify.base import Rectified
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan.base import CompactSet, Confirmed, ScanOutcome
+from gatekeeper.triggers import Patch
+from gatekeeper.types import (
+    Cost,
+    Evaluation,
+    ModelRef,
+    Quality,
+    Reference,
+    ScanReport,
+    Verdict,
+)
+
+SHA = "sha256:" + "0" * 64
+
+
+def quality(attack_success: float, accuracy: float = 0.8) -> Quality:
+    return Quality(
+        clean_accuracy=accuracy,
+        attack_success=attack_success,
+        recovered_accuracy=0.7,
+        agreement=0.98,
+        rebound=0.0,
+    )
+
+
+def repaired(attack_success: float) -> Rectified:
+    return Rectified(
+        method="compact",
+        state={},
+        before=quality(0.95),
+        after=quality(attack_success),
+        images_used=60,
+        steps=0,
+        held_out=20,
+        notes=(),
+    )
+
+
+def assessment(request, verdict: Verdict, *targets: str) -> Assessment:
+    import torch
+
+    triggers = tuple(
+        Confirmed(
+            id=f"trigger-{number}",
+            trigger=Patch(pixels=torch.rand(3, 4, 4)),
+            target=target,
+            detector="trigger_search",
+            flip_rate=0.9,
+            anchor_flip_rate=None,
+            oracle_agrees=1.0,
+        )
+        for number, target in enumerate(targets, start=1)
+    )
+    reference = Reference(name="x", digest=SHA)
+    report = ScanReport(
+        verdict=verdict,
+        score=0.9 if targets else 0.01,
+        reasons=("A patch leads 90 % of the images to 'tench'.",) if targets else (),
+        targets=(), victims=(), triggers=(), suspects=(), findings=(), measurements={}, rules=(),
+        model=ModelRef(uri=request.uri, digest=SHA, arch="toy"),
+        anchor=None, policy=reference, probes=reference, oracle=reference, calibration=None,
+        cost=Cost(seconds=1, image_passes=1, text_passes=1, peak_rss_mb=1, device="cpu"),
+        environment={}, seed=0, started="2026-01-02T03:04:05+00:00",
+        finished="2026-01-02T03:04:06+00:00",
+    )  # fmt: skip
+    return Assessment(
+        request=request,
+        report=report,
+        evaluation=Evaluation(verdict=verdict, rules=(), reasons=()),
+        opened=SimpleNamespace(),
+        outcome=ScanOutcome(
+            score=report.score,
+            triggers=triggers,
+            compact=CompactSet(affected=targets, victims=(), probes=()),
+        ),
+        case=SimpleNamespace(),
+    )
+
+
+class Bench:
+    """A failed scan, repairs and re-scans that answer in turn, and what they were asked."""
+
+    def __init__(self, tmp_path, monkeypatch, repairs, rescans) -> None:
+        self.root = tmp_path / "suspect"
+        self.root.mkdir()
+        (self.root / "weights.bin").write_bytes(b"suspect")
+        self.out = tmp_path / "out"
+        request = ScanRequest(model=self.root, uri="suspect", policy=load_policy(None))
+        self.found = assessment(request, Verdict.FAIL, "tench")
+        self.prescriptions, self.seeds = [], []
+        self.repairs, self.rescans = iter(repairs), iter(rescans)
+        monkeypatch.setattr(rectification, "repair", self.repair)
+        monkeypatch.setattr(rectification, "assess", self.assess)
+        monkeypatch.setattr(rectification, "write_like", self.write_like)
+
+    def repair(self, case, prescription, method, runtime):
+        self.prescriptions.append(prescription)
+        given = next(self.repairs)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    def assess(self, request, runtime):
+        self.seeds.append(runtime.seed)
+        verdict, *targets = next(self.rescans)
+        return assessment(request, verdict, *targets)
+
+    def write_like(self, opened, state, root, out):
+        assert not out.exists()
+        out.mkdir()
+        (out / "weights.bin").write_bytes(b"cleaned %d" % len(self.prescriptions))
+
+    def run(self):
+        return rectification.rectify(self.found, Runtime(device="cpu", seed=0), self.out)
+
+
+def refused(kind=RectifyError, attack_success=0.3):
+    error = kind("the found trigger still leads 30.0% of images", hint="add probes")
+    error.rejected = repaired(attack_success)
+    return error
+
+
+def test_a_repair_that_passes_takes_one_round(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0)], [(Verdict.PASS,)])
+    result = bench.run()
+    assert result.passed
+    assert result.rounds == 1
+    assert result.why_not == ""
+    assert (result.model / "weights.bin").read_bytes() == b"cleaned 1"
+    assert (bench.root / "weights.bin").read_bytes() == b"suspect"
+    assert bench.seeds == [rectification.FRESH_SEED]
+    report = json.loads((bench.out / "report.json").read_text())
+    assert report["before"]["attack_success"] == 0.95
+    assert report["after"]["attack_success"] == 0.0
+    assert (bench.out / "rescan" / "report.json").is_file()
+
+
+def test_what_the_rescan_finds_is_repaired_too(tmp_path, monkeypatch):
+    first = replace(repaired(0.0), state={"head": None})
+    bench = Bench(
+        tmp_path, monkeypatch, [first, repaired(0.0)], [(Verdict.FAIL, "goldfish"), (Verdict.PASS,)]
+    )
+    result = bench.run()
+    assert result.passed
+    assert result.rounds == 2
+    assert (result.model / "weights.bin").read_bytes() == b"cleaned 2"
+    second = bench.prescriptions[1]
+    assert [ailment.target for ailment in second.ailments] == ["tench", "goldfish"]
+    assert second.affected == ("tench", "goldfish")
+    assert second.begun is first.state
+    assert len(set(bench.seeds)) == 2
+
+
+def test_a_repair_beyond_its_limits_is_kept_and_not_passed(tmp_path, monkeypatch):
+    """Even where the re-scan sees nothing: the repair's own measurement is evidence too."""
+    bench = Bench(tmp_path, monkeypatch, [refused()], [(Verdict.PASS,)])
+    result = bench.run()
+    assert not result.passed
+    assert "30.0%" in result.why_not
+    assert (bench.out / "model" / "weights.bin").is_file()
+    assert json.loads((bench.out / "report.json").read_text())["after"]["attack_success"] == 0.3
+
+
+def test_a_rescan_that_fails_twice_is_kept_and_not_passed(tmp_path, monkeypatch):
+    fails = [(Verdict.FAIL, "tench")] * 2
+    result = Bench(tmp_path, monkeypatch, [repaired(0.0)] * 2, fails).run()
+    assert not result.passed
+    assert result.rounds == 2
+    assert "its own scan says fail: A patch leads" in result.why_not
+
+
+def test_lost_utility_is_not_repaired_further(tmp_path, monkeypatch):
+    lost = refused(UtilityLostError, 0.0)
+    bench = Bench(tmp_path, monkeypatch, [lost], [(Verdict.FAIL, "tench")])
+    assert bench.run().rounds == 1
+
+
+def test_a_second_round_that_makes_nothing_leaves_the_first(tmp_path, monkeypatch):
+    broken = RectifyError("no prompt", hint="name another label")
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0), broken], [(Verdict.FAIL, "x")])
+    result = bench.run()
+    assert not result.passed
+    assert (result.model / "weights.bin").read_bytes() == b"cleaned 1"
+
+
+def test_nothing_made_leaves_nothing_behind(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, monkeypatch, [RectifyError("too few", hint="more")], [])
+    with pytest.raises(RectifyError, match="too few"):
+        bench.run()
+    assert [path.name for path in tmp_path.iterdir()] == ["suspect"]
