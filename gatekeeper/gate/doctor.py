@@ -199,7 +199,7 @@ def _server() -> Check:
     shown = urlsplit(uri).hostname or uri
     try:
         health = requests.get(f"{uri}/health", timeout=TIMEOUT_S)
-        page = requests.get(f"{uri}/gatekeeper", timeout=TIMEOUT_S)
+        page = requests.get(f"{uri}/gatekeeper", timeout=TIMEOUT_S, auth=_login())
     except requests.RequestException as error:
         return Check(
             name="mlflow server",
@@ -216,6 +216,13 @@ def _server() -> Check:
             hint="look at the server's log",
             service=True,
         )
+    if page.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
+        return Check(
+            name="mlflow server",
+            state=State.WARN,
+            message=f"{shown} is up and wants a login: whether it is gated cannot be seen",
+            hint="export MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
     if page.status_code == requests.codes.not_found:
         return Check(
             name="mlflow server",
@@ -224,6 +231,11 @@ def _server() -> Check:
             hint="start it with `gatekeeper server` in place of `mlflow server`",
         )
     return Check(name="mlflow server", state=State.OK, message=f"{shown} is up, the gate is on")
+
+
+def _login() -> tuple[str, str] | None:
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    return (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
 
 
 def _evidence() -> Check:

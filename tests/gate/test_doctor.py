@@ -77,6 +77,28 @@ def test_a_server_that_does_not_answer_is_a_service_that_failed(monkeypatch):
     assert "secret" not in f"{found}"
 
 
+@pytest.mark.parametrize(
+    ("status", "state", "says"),
+    [
+        (200, State.OK, "the gate is on"),
+        (401, State.WARN, "cannot be seen"),  # MLflow's own login answers like this too
+        (404, State.WARN, "may not be gated"),
+    ],
+)
+def test_only_the_gates_own_page_shows_that_the_gate_is_on(monkeypatch, status, state, says):
+    import requests
+
+    def answer(url, **named):
+        made = requests.Response()
+        made.status_code = 200 if url.endswith("/health") else status
+        return made
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setattr(requests, "get", answer)
+    found = check("server")
+    assert (found.state, says in found.message) == (state, True)
+
+
 def test_an_evidence_store_that_takes_nothing_is_a_service_that_failed(monkeypatch, tmp_path):
     blocked = tmp_path / "evidence"
     blocked.write_text("a file where a folder must be")
