@@ -124,7 +124,6 @@ def recall(request: ScanRequest, report_file: Path, runtime: Runtime) -> Assessm
             f"{report_file} cannot be read: {error}", hint="name the report.json of a scan"
         ) from error
     ready = prepare(request, runtime)
-    case = calibrated(ready.case, runtime) if ready.case else None
     if report.model.digest != ready.opened.ref.digest:
         raise DigestMismatchError(
             f"{report_file} is of {report.model.digest}, the model is {ready.opened.ref.digest}",
@@ -143,7 +142,7 @@ def recall(request: ScanRequest, report_file: Path, runtime: Runtime) -> Assessm
         evaluation=evaluation,
         opened=ready.opened,
         outcome=_recalled(report, report_file.parent),
-        case=case,
+        case=ready.case,  # its oracle is not calibrated: a repair asks it nothing
         probe_checks=ready.checks,
     )
 

@@ -68,14 +68,18 @@ def split(
 ) -> tuple[list[int], list[int]]:
     """Return the rows of `case.probes` to learn from and those to measure on.
 
+    The scan's compact set comes first, filled up with other probes to `most`: fewer images than
+    that cost clean accuracy, and leave too few to measure on.
+
     Raises:
         RectifyError: Too few images for both.
     """
-    chosen = list(prescription.probes) or list(range(len(case.probes)))
-    if len(chosen) < 8:  # a compact set that small measures nothing: take all there are
-        chosen = list(range(len(case.probes)))
+    named = [i for i in prescription.probes if 0 <= i < len(case.probes)]
+    others = sorted(set(range(len(case.probes))) - set(named))
+    rest = torch.randperm(len(others), generator=generator).tolist()
+    chosen = (named + [others[i] for i in rest])[:most]
     order = torch.randperm(len(chosen), generator=generator).tolist()
-    chosen = [chosen[i] for i in order[:most]]
+    chosen = [chosen[i] for i in order]
     held = max(1, round(len(chosen) * share))
     if len(chosen) < 8:
         raise RectifyError(
