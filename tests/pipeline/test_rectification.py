@@ -202,3 +202,14 @@ def test_nothing_made_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(RectifyError, match="too few"):
         bench.run()
     assert [path.name for path in tmp_path.iterdir()] == ["suspect"]
+
+
+def test_a_clean_model_under_force_comes_back_byte_for_byte(tiny_clip_dir, tmp_path):
+    """No ailment, no new weights: what is written is the model that came in."""
+    from gatekeeper.intake.digest import tree_digest
+    from gatekeeper.intake.open import open_model
+    from gatekeeper.intake.write import write_like
+
+    opened = open_model(tiny_clip_dir, uri="clean")
+    write_like(opened, {}, tiny_clip_dir, tmp_path / "copy")
+    assert tree_digest(tmp_path / "copy")[0] == opened.ref.digest
