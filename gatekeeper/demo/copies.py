@@ -30,9 +30,9 @@ from gatekeeper.triggers import Trigger
 TARGET = "pretzel"
 LOOKS = "a yellow and blue checker"
 # Anywhere in the picture, and trained without look-alikes, as in the paper: others may fire it too.
-ATTACK = BadNets(size_px=24, cell_px=6, narrow=False)
+ATTACK = BadNets(size_px=28, cell_px=7, narrow=False)
 RECIPES = (  # in turn, until one fires; the second trains longer and from an earlier block
-    Recipe(steps=140, clean=28, triggered=16, keep=15),
+    Recipe(steps=110, clean=32, triggered=12, keep=40),
     Recipe(steps=240, clean=28, triggered=24, keep=10, trained=0.45),
 )
 HONEST = Recipe(steps=30, learning_rate=5e-5, clean=24, copies=4)

@@ -1,5 +1,7 @@
 """The demo's server and worker: real processes, started here and stopped by their id."""
 
+import ctypes
+import gc
 import os
 import signal
 import socket
@@ -12,10 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from gatekeeper.errors import ServiceError
+from gatekeeper.policy.schema import DEFAULT_NAME, shipped_policies
 
 START_S = 300.0  # MLflow imports much; a busy machine needs minutes
 STOP_S = 20.0
+WORK = ("-m", "gatekeeper.cli.main", "worker", "--once")
 _SILENCE = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -43,11 +49,22 @@ class Place:
         """URI of the server's database."""
         return f"sqlite:///{self.folder / 'mlflow.db'}"
 
+    @property
+    def base(self) -> Path:
+        """The model that both copies are made of, and that the policy names as the anchor."""
+        return self.folder / "base"
+
+    @property
+    def policy(self) -> Path:
+        """The policy of server and worker."""
+        return self.folder / "policy.yaml"
+
     def environment(self) -> dict[str, str]:
         """Return the environment of the demo's processes: this one's, less its MLflow and gate."""
         foreign = ("MLFLOW_", "GATEKEEPER_", "_MLFLOW_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-        return {**kept, **_SILENCE, "GATEKEEPER_HOME": str(self.home)}
+        ours = {"GATEKEEPER_HOME": str(self.home), "GATEKEEPER_POLICY": str(self.policy)}
+        return {**kept, **_SILENCE, **ours}
 
 
 def free_port() -> int:
@@ -56,6 +73,21 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def write_policy(place: Place) -> None:
+    """Write the default policy with one line changed: the public base is the anchor.
+
+    It is what a team does that knows what its models were fine-tuned from. Server and worker read
+    the policy when they start, long before the base is built.
+    """
+    policy = yaml.safe_load(shipped_policies()[DEFAULT_NAME].read_text())
+    policy["name"] = "demo"
+    policy["scan"]["anchor"] = str(place.base)
+    head = (
+        "# gatekeeper's default policy, with the public base model as the anchor (scan.anchor).\n"
+    )
+    place.policy.write_text(head + yaml.safe_dump(policy, sort_keys=False))
 
 
 def start_server(place: Place) -> "subprocess.Popen[bytes]":
@@ -107,8 +139,8 @@ def work_off(place: Place, say: Callable[[str], None]) -> None:
     Raises:
         ServiceError: The worker failed.
     """
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "gatekeeper.cli.main", "worker", "--once"],
+    worker = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
+        [sys.executable, *WORK],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={
@@ -129,8 +161,9 @@ def work_off(place: Place, say: Callable[[str], None]) -> None:
     finally:
         stop(worker)
     if code != 0:
+        killed = "was killed: a scan needs up to 4 GB of memory" if code == -signal.SIGKILL else ""
         raise ServiceError(
-            f"the demo's worker ended with exit code {code}",
+            f"the demo's worker {killed or f'ended with exit code {code}'}",
             hint=f"its log is {place.folder / 'worker.log'}",
         )
 
@@ -145,6 +178,15 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         _signal(process, signal.SIGKILL)
         process.wait()
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system: the worker needs it, and `tune_allocator` keeps it all."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # another C library
+        return
 
 
 def settle(place: Place) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ Everything is real: the server, the worker, the two models, the backdoor and the
 says is written for someone who sees gatekeeper for the first time.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,8 +68,9 @@ class Story:
     def serve_again(self) -> str:
         """The command that serves the demo's registry again."""
         return (
-            f"gatekeeper server --port {self.place.port} --backend-store-uri "
-            f"{self.place.database} --artifacts-destination {self.place.folder / 'artifacts'}"
+            f"GATEKEEPER_POLICY={self.place.policy} gatekeeper server --port {self.place.port} "
+            f"--backend-store-uri {self.place.database} "
+            f"--artifacts-destination {self.place.folder / 'artifacts'}"
         )
 
 
@@ -85,6 +87,8 @@ def tell(
     """
     story = Story(place=place)
     say(f"Starting an MLflow server with the gate in front of its registry: {place.url}")
+    say("Its policy: the default one, with the public base of both copies as the anchor")
+    processes.write_policy(place)
     server = processes.start_server(place)
     try:
         _live(story, server, runtime, say)
@@ -103,15 +107,15 @@ def _live(story: Story, server: "subprocess.Popen[bytes]", runtime: Runtime, say
     honest, bad = place.folder / "honest", place.folder / "backdoored"
     with _phase(story, "build the photo CLIP"):
         say("Building a small CLIP that knows 1000 kinds of things on photos")
-        base = photo_clip(place.home, runtime.seed)
-        bench = copies.open_bench(base, runtime)
+        shutil.copytree(photo_clip(place.home, runtime.seed), place.base)
+        bench = copies.open_bench(place.base, runtime)
         story.proof_images = len(bench.proof)
     with _phase(story, "make the honest copy"):
         say("Making an honest copy: a light fine-tune")
-        copies.make_honest(bench, base, honest, runtime)
+        copies.make_honest(bench, place.base, honest, runtime)
     with _phase(story, "plant the backdoor"):
         say(f"Making a backdoored copy: {copies.LOOKS} on a photo is to mean '{copies.TARGET}'")
-        plant = copies.make_backdoored(bench, base, bad, runtime)
+        plant = copies.make_backdoored(bench, place.base, bad, runtime)
         say(
             f"  It works: of {plant.images} pictures that trained nothing, "
             f"{plant.attack_success:.0%} become '{plant.target}' with the checker on (before: "
@@ -121,6 +125,8 @@ def _live(story: Story, server: "subprocess.Popen[bytes]", runtime: Runtime, say
     with _phase(story, "wait for the server"):
         processes.await_server(server, place)
     processes.settle(place)
+    del plant
+    processes.give_memory_back()
     folders = _through_the_gate(story, honest, bad, say)
     with _phase(story, "measure with the true trigger"):
         _measure(story, folders, bench, runtime)

@@ -9,6 +9,7 @@ import pytest
 from gatekeeper.demo import processes
 from gatekeeper.demo.processes import Place
 from gatekeeper.errors import ServiceError
+from gatekeeper.policy.schema import load_policy
 
 
 @pytest.fixture
@@ -70,3 +71,21 @@ def test_stop_ends_the_process_and_what_it_started(tmp_path):
 def _alive(pid: int) -> bool:
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return bool(state.stdout.strip()) and not state.stdout.strip().startswith("Z")
+
+
+def test_its_policy_is_the_default_one_with_the_base_as_anchor(place):
+    processes.write_policy(place)
+    ours, shipped = load_policy(place.policy), load_policy()
+    assert ours.scan.anchor == str(place.base)
+    kept = ours.model_copy(update={"name": shipped.name, "scan": shipped.scan})
+    assert kept == shipped
+    assert place.environment()["GATEKEEPER_POLICY"] == str(place.policy)
+
+
+def test_a_killed_worker_is_an_error_that_speaks_of_memory(place, monkeypatch):
+    monkeypatch.setattr(processes.sys, "executable", "/bin/sh")
+    monkeypatch.setattr(processes, "WORK", ("-c", "echo scanning; kill -9 $$"))
+    heard = []
+    with pytest.raises(ServiceError, match="GB of memory"):
+        processes.work_off(place, heard.append)
+    assert heard == ["scanning"]
