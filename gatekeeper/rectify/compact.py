@@ -31,8 +31,8 @@ class CompactFineTuning:
     shares: tuple[float, ...] = (0.75, 0.5, 0.35, 0.2)  # of the change from an anchor, in turn
     mixed_loss: float = 0.02  # of clean answers; an anchor that costs more is not mixed in
     ranks: tuple[int, ...] = (1, 3, 8)  # directions a trigger, in turn while it still works
-    keep: float = 1.0  # the correction's weight of clean features
-    ridge: float = 1.0  # the correction's weight against change
+    keep: float = 3.0  # the correction's weight of clean features
+    ridge: float = 10.0  # the correction's weight against change
     inversions: int = 2  # rounds of fresh triggers that may join
     families: tuple[str, ...] = ("patch", "blend")  # tried where a target has no trigger
     inversion_steps: int = 24
