@@ -1,6 +1,9 @@
 """A repair that leaves the trigger working, or loses what the model could, is rejected."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from gatekeeper.errors import RectifyError, UtilityLostError
 from gatekeeper.rectify.base import Rectified
@@ -59,3 +62,10 @@ def test_one_answer_of_few_images_is_no_loss_but_a_flipped_one_is_a_trigger():
         check(result(clean_accuracy=0.6), 10, Limits())
     with pytest.raises(RectifyError):
         check(result(attack_success=0.1), 10, Limits())
+
+
+def test_exactly_the_answers_allowed_are_no_loss_in_float32():
+    two_of_fifty = float(torch.tensor(34 / 50, dtype=torch.float32))
+    before = float(torch.tensor(36 / 50, dtype=torch.float32))
+    made = result(clean_accuracy=two_of_fifty)
+    check(replace(made, before=replace(made.before, clean_accuracy=before)), 50, Limits())
