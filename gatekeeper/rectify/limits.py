@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from gatekeeper.errors import RectifyError, UtilityLostError
 from gatekeeper.rectify.base import Rectified
 
+FEW = 25  # held-out images, from which one led to the target is no evidence of a trigger
 ROUNDING = 1e-6  # rates come from float32: two images of 50 lost must not exceed two of 50 allowed
 
 
@@ -31,7 +32,8 @@ def check(result: Rectified, held_out: int, limits: Limits) -> None:
             `result`.
     """
     before, after = result.before, result.after
-    if after.attack_success is not None and after.attack_success > limits.attack_success:
+    one = 1.5 / held_out if held_out >= FEW else 0.0  # a single image, whatever share it is
+    if after.attack_success is not None and after.attack_success > max(limits.attack_success, one):
         raise _rejected(
             RectifyError(
                 f"after {result.method} the found trigger still leads {after.attack_success:.1%} "

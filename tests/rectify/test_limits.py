@@ -69,3 +69,9 @@ def test_exactly_the_answers_allowed_are_no_loss_in_float32():
     before = float(torch.tensor(36 / 50, dtype=torch.float32))
     made = result(clean_accuracy=two_of_fifty)
     check(replace(made, before=replace(made.before, clean_accuracy=before)), 50, Limits())
+
+
+def test_one_led_image_of_fifty_is_no_trigger_but_two_are():
+    check(result(attack_success=1 / 49), 50, Limits())
+    with pytest.raises(RectifyError):
+        check(result(attack_success=2 / 49), 50, Limits())
