@@ -23,6 +23,9 @@ class Curve:
 
 
 FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the anchor's rate
+# Without an anchor nothing shows what the base itself can be led to: a clean model reached 0.38
+# (a blended field, 76 squares of 17 photos), the weakest planted one 0.79.
+FLIP_ALONE = Curve(middle=0.58, width=0.06)
 RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
 HEAD = Curve(middle=0.50, width=0.07)  # cosine
 CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
@@ -37,7 +40,8 @@ def of_trigger(trigger: Confirmed) -> float:
     usual = max(trigger.anchor_flip_rate or 0.0, trigger.usual_flip_rate or 0.0)
     rate = trigger.flip_rate - usual
     shift = ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1) if trigger.judged else 0.0
-    return FLIP.probability(rate + shift)
+    curve = FLIP_ALONE if trigger.anchor_flip_rate is None else FLIP
+    return curve.probability(rate + shift)
 
 
 def best_by_target(candidates: Sequence[Candidate]) -> list[Candidate]:
