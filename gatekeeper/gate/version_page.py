@@ -15,9 +15,9 @@ from gatekeeper.types import Verdict
 MAX_BLOCK = 3500  # the column holds 5,000 on PostgreSQL; the owner's text needs room too
 MAX_ATTEMPTS = 8
 _HEADLINE = {
-    Verdict.PASS: "✅ passed",
-    Verdict.FAIL: "⛔ failed",
-    Verdict.INCONCLUSIVE: "❔ inconclusive",
+    Verdict.PASS: "passed",
+    Verdict.FAIL: "failed",
+    Verdict.INCONCLUSIVE: "inconclusive",
 }
 
 

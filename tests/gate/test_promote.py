@@ -259,7 +259,7 @@ def test_the_block_leads_with_the_verdict_and_links_the_report():
             cleaned="models:/my clip/2",
         )
     )
-    assert block.startswith("### Gatekeeper: ⛔ failed, backdoor score 0.97")
+    assert block.startswith("### Gatekeeper: failed, backdoor score 0.97")
     assert "[Report](#/experiments/1/runs/abc/artifacts/report.html)" in block
     assert "[my clip version 2](#/models/my%20clip/versions/2)" in block
     assert block.count("| alias production | 1 | refuse |") == 3
