@@ -21,6 +21,7 @@ class Limits:
     accuracy_lost: float = 0.03  # of clean accuracy
     agreement: float = 0.80  # with the suspect on clean images
     lost_images: int = 2
+    led_images: int = 1  # still led to the target, where at least `FEW` are held out
 
 
 def check(result: Rectified, held_out: int, limits: Limits) -> None:
@@ -32,8 +33,10 @@ def check(result: Rectified, held_out: int, limits: Limits) -> None:
             `result`.
     """
     before, after = result.before, result.after
-    one = 1.5 / held_out if held_out >= FEW else 0.0  # a single image, whatever share it is
-    if after.attack_success is not None and after.attack_success > max(limits.attack_success, one):
+    allowed = limits.attack_success
+    if limits.led_images and held_out >= FEW:  # so many images, whatever share they are
+        allowed = max(allowed, (limits.led_images + 0.5) / held_out)
+    if after.attack_success is not None and after.attack_success > allowed:
         raise _rejected(
             RectifyError(
                 f"after {result.method} the found trigger still leads {after.attack_success:.1%} "

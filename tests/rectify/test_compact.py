@@ -145,7 +145,7 @@ def test_what_cannot_be_removed_is_refused(planted, proven, shapes_training, sha
     with pytest.raises(RectifyError) as caught:
         rectify(
             case, prescribe(target, Patch(pixels=image, place=[0, 0])), "compact", runtime,
-            Limits(attack_success=-1.0),
+            Limits(attack_success=-1.0, led_images=0),
         )  # fmt: skip
     assert caught.value.rejected is not None
 
