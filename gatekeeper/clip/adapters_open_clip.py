@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gatekeeper.clip.model import ClipModel, scale_of
+from gatekeeper.clip.model import ClipModel, adapt_towers
 from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.errors import UnsupportedModelError
 
@@ -67,17 +67,13 @@ def adapt(
     module: nn.Module, *, tokenize: Any, preprocess: Preprocess, arch: str, digest: str = ""
 ) -> ClipModel:
     """Return the loaded open_clip `module` as a `ClipModel`."""
-    scale: Tensor = module.logit_scale  # type: ignore[assignment]
-    bias = getattr(module, "logit_bias", None)
-    return ClipModel(
-        module=module.eval(),
-        image_tower=image_tower,
-        text_tower=text_tower,
+    return adapt_towers(
+        module,
+        image_tower,
+        text_tower,
         tokenize=tokenize,
         preprocess=preprocess,
         arch=arch,
-        scale=scale_of(scale.detach().reshape(-1)[0].float()),
-        bias=0.0 if bias is None else float(bias.detach().reshape(-1)[0]),
         digest=digest,
     )
 

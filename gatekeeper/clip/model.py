@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.runtime import Runtime
 
+Tower = Callable[[nn.Module, Tensor], Tensor]  # (module, input) -> [B, D]
 BATCH = 64  # images or prompts a forward; bounds memory, changes no result
 
 
@@ -143,6 +144,30 @@ class ClipModel:
         return F.normalize(self.image_tower(self.module, normalised).float(), dim=-1)
 
 
-def scale_of(logit_scale: Tensor) -> float:
-    """Return exp(`logit_scale`) as a float, at most 100 as in CLIP (arXiv:2103.00020, 2.5)."""
-    return min(math.exp(float(logit_scale)), 200.0)
+def adapt_towers(
+    module: nn.Module,
+    image_tower: Tower,
+    text_tower: Tower,
+    *,
+    tokenize: Callable[[Sequence[str]], Tensor],
+    preprocess: Preprocess,
+    arch: str,
+    digest: str = "",
+) -> ClipModel:
+    """Return a loaded `module` as a `ClipModel`; open_clip and transformers name the scale alike.
+
+    exp(logit_scale) is held to at most 200: twice CLIP's own limit (arXiv:2103.00020, 2.5).
+    """
+    scale: Tensor = module.logit_scale  # type: ignore[assignment]
+    bias = getattr(module, "logit_bias", None)
+    return ClipModel(
+        module=module.eval(),
+        image_tower=image_tower,
+        text_tower=text_tower,
+        tokenize=tokenize,
+        preprocess=preprocess,
+        arch=arch,
+        scale=min(math.exp(float(scale.detach().reshape(-1)[0].float())), 200.0),
+        bias=0.0 if bias is None else float(bias.detach().reshape(-1)[0]),
+        digest=digest,
+    )
