@@ -59,6 +59,7 @@ class Guard:
                 other_policy=found is None and under_other is not None,
                 now=db.now_ms(),
                 cleaned=cleaned,
+                drill=db.drill_mark(connection, row, note.digest if note else None),
             )
         )
 

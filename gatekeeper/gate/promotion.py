@@ -6,12 +6,12 @@ else compares verdicts. No I/O, no clock.
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from shlex import quote
 
-from gatekeeper.gate.db.records import ArtifactNote, DecisionRecord
+from gatekeeper.gate.db.records import ArtifactNote, DecisionRecord, DrillMark
 from gatekeeper.types import Verdict
 
 
@@ -74,6 +74,7 @@ class Facts:
     other_policy: bool = False  # these bytes were decided on, but under another policy
     now: int  # ms
     cleaned: tuple[str, int] | None = None  # (name, version) of a rectified copy
+    drill: DrillMark | None = None  # these bytes were planted on purpose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +89,19 @@ class Decision:
     digest: str | None = None
     decision_id: int | None = None
     run_id: str | None = None
+    binding: bool = False  # holds in every mode
 
     @property
     def moves(self) -> bool:
         """Whether the name may move: allowed, or not enforced."""
+        if self.binding:
+            return self.outcome is Outcome.ALLOW
         return self.outcome is Outcome.ALLOW or self.mode is not Mode.ENFORCE
 
     @property
     def written(self) -> str:
         """The word for the trail: allow, refuse, hold, allow_warn or allow_audit."""
-        if self.outcome is Outcome.ALLOW or self.mode is Mode.ENFORCE:
+        if self.outcome is Outcome.ALLOW or self.binding or self.mode is Mode.ENFORCE:
             return self.outcome.value
         return f"allow_{self.mode.value}"
 
@@ -131,7 +135,32 @@ def imitates(name: str, patterns: Iterable[str]) -> str | None:
 
 
 def decide(facts: Facts) -> Decision:
-    """Return ALLOW only for a passing, current decision on exactly these bytes."""
+    """Return ALLOW only for a passing, current decision on exactly these bytes.
+
+    A drill model is refused whatever its verdict and the mode; it is scanned all the same, so
+    that a fire drill learns what the scan would have said.
+    """
+    plain = _judged(facts)
+    return plain if facts.drill is None else _drill(facts.drill, plain)
+
+
+def _drill(mark: DrillMark, plain: Decision) -> Decision:
+    said = {
+        Outcome.ALLOW: "The scan alone would let it through",
+        Outcome.REFUSE: "Without that mark it would be refused too",
+        Outcome.HOLD: "Without that mark it would be held",
+    }[plain.outcome]
+    return replace(
+        plain,
+        outcome=Outcome.REFUSE,
+        reason=f"it is a drill model, planted on purpose (attack '{mark.attack}', target "
+        f"'{mark.target}'), and no policy lets one through. {said}: {plain.reason}",
+        next_step="",
+        binding=True,
+    )
+
+
+def _judged(facts: Facts) -> Decision:
     note = facts.note
     if note is None:
         return _hold(facts, "nothing is known of these bytes yet: they have not been scanned")

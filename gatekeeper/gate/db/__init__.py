@@ -1,4 +1,4 @@
-"""The gate's own tables: decisions, artifacts, jobs, attempts; see docs/gate.md.
+"""The gate's own tables: decisions, artifacts, jobs, attempts, drills; see docs/gate.md.
 
 Functions take an open `Connection` first, so that a caller chooses the transaction: the store
 reads a decision in the transaction that moves the alias, the worker opens one of its own.
@@ -30,6 +30,7 @@ from gatekeeper.gate.db.decisions import (
     record_decision,
 )
 from gatekeeper.gate.db.display import version_row, write_display
+from gatekeeper.gate.db.drills import drill_mark, mark_drill
 from gatekeeper.gate.db.jobs import (
     cancel_job,
     claim_job,
@@ -47,6 +48,7 @@ from gatekeeper.gate.db.records import (
     ArtifactNote,
     Attempt,
     DecisionRecord,
+    DrillMark,
     Job,
     JobRequest,
     VersionRow,
@@ -58,6 +60,7 @@ __all__ = [
     "Attempt",
     "Database",
     "DecisionRecord",
+    "DrillMark",
     "Job",
     "JobRequest",
     "SchemaState",
@@ -72,6 +75,7 @@ __all__ = [
     "decision",
     "decisions",
     "downgrade",
+    "drill_mark",
     "enqueue_job",
     "fail_job",
     "finish_job",
@@ -80,6 +84,7 @@ __all__ = [
     "jobs",
     "latest_decision",
     "lock_digest",
+    "mark_drill",
     "note_artifact",
     "note_rectified",
     "now_ms",

@@ -3,6 +3,8 @@
 A seat belt where the server's role owns the tables (it could drop them); a lock where it does not.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, text
 
 from gatekeeper.gate.db.tables import APPEND_ONLY
@@ -10,10 +12,10 @@ from gatekeeper.gate.db.tables import APPEND_ONLY
 _FUNCTION = "gatekeeper_append_only"
 
 
-def create_triggers(connection: Connection) -> None:
-    """Create every trigger that is missing."""
+def create_triggers(connection: Connection, tables: Sequence[str] = APPEND_ONLY) -> None:
+    """Create every trigger that is missing on `tables`; a migration names those of its time."""
     dialect = connection.dialect.name
-    absent = missing_triggers(connection)
+    absent = missing_triggers(connection, tables)
     if absent and dialect == "postgresql":
         connection.execute(
             text(
@@ -26,20 +28,24 @@ def create_triggers(connection: Connection) -> None:
         connection.execute(text(_STATEMENTS[dialect].format(name=name, table=table, event=event)))
 
 
-def drop_triggers(connection: Connection) -> None:
-    """Drop them all, so that the tables can be dropped."""
+def drop_triggers(
+    connection: Connection, tables: Sequence[str] = APPEND_ONLY, *, function: bool = True
+) -> None:
+    """Drop those of `tables`, so that the tables can be dropped, and what the triggers call."""
     postgres = connection.dialect.name == "postgresql"
-    for name in _names(connection):
+    for name in _names(connection, tables):
         on = f" ON {_parts(name)[0]}" if postgres else ""
         connection.execute(text(f"DROP TRIGGER IF EXISTS {name}{on}"))
-    if postgres:
+    if postgres and function:
         connection.execute(text(f"DROP FUNCTION IF EXISTS {_FUNCTION}()"))
 
 
-def missing_triggers(connection: Connection) -> tuple[str, ...]:
+def missing_triggers(
+    connection: Connection, tables: Sequence[str] = APPEND_ONLY
+) -> tuple[str, ...]:
     """Return the names of triggers that should exist and do not."""
     found = set(connection.execute(text(_CATALOGUE[connection.dialect.name])).scalars())
-    return tuple(name for name in _names(connection) if name not in found)
+    return tuple(name for name in _names(connection, tables) if name not in found)
 
 
 _STATEMENTS = {
@@ -60,11 +66,11 @@ _CATALOGUE = {
 }
 
 
-def _names(connection: Connection) -> tuple[str, ...]:
+def _names(connection: Connection, tables: Sequence[str]) -> tuple[str, ...]:
     events = ["update", "delete"]
     if connection.dialect.name == "postgresql":
         events.append("truncate")  # the others have no trigger for it
-    return tuple(f"{table}_no_{event}" for table in APPEND_ONLY for event in events)
+    return tuple(f"{table}_no_{event}" for table in tables for event in events)
 
 
 def _parts(name: str) -> tuple[str, str]:

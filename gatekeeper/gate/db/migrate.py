@@ -8,7 +8,7 @@ from gatekeeper.errors import ServiceError
 from gatekeeper.gate.db.append_only import missing_triggers
 from gatekeeper.gate.db.tables import VERSION_TABLE, metadata
 
-HEAD = "0001"
+HEAD = "0002"
 _FOLDER = Path(__file__).parent / "migrations"
 _LOCK = 7_203_118_401  # any number, the same in every process
 

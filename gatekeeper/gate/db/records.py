@@ -113,3 +113,15 @@ class Attempt:
     decision_id: int | None = None
     run_id: str | None = None
     id: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillMark:
+    """Bytes that somebody planted on purpose; a mark is for ever."""
+
+    digest: str
+    attack: str
+    target: str  # label
+    marked_by: str
+    marked_at: int
+    storage_location: str | None = None

@@ -18,7 +18,12 @@ from sqlalchemy import (
 )
 
 VERSION_TABLE = "gatekeeper_alembic_version"
-APPEND_ONLY = ("gatekeeper_decisions", "gatekeeper_attempts", "gatekeeper_artifacts")
+APPEND_ONLY = (
+    "gatekeeper_decisions",
+    "gatekeeper_attempts",
+    "gatekeeper_artifacts",
+    "gatekeeper_drills",
+)
 
 metadata = MetaData()
 
@@ -137,6 +142,21 @@ rectified = Table(
     Column("at", BigInteger, nullable=False),
     Index("gatekeeper_rectified_by_origin", "from_digest", "id"),
     Index("gatekeeper_rectified_by_digest", "digest", "id"),
+)
+
+drills = Table(
+    "gatekeeper_drills",
+    metadata,
+    Column("id", _key, primary_key=True, autoincrement=True),
+    Column("digest", _DIGEST, nullable=False),
+    Column("storage_location", String(500)),  # null: marked before it was stored anywhere
+    Column("attack", String(256), nullable=False),
+    Column("target", String(300), nullable=False),
+    Column("marked_by", String(256), nullable=False),
+    Column("marked_at", BigInteger, nullable=False),
+    # MySQL indexes 3072 bytes, that is 768 characters.
+    Index("gatekeeper_drills_by_digest", "digest"),
+    Index("gatekeeper_drills_by_location", "storage_location"),
 )
 
 

@@ -26,6 +26,7 @@ branch_labels = None
 depends_on = None
 
 metadata = MetaData()
+APPEND_ONLY = ("gatekeeper_decisions", "gatekeeper_attempts", "gatekeeper_artifacts")
 
 # SQLite numbers rows by itself only where the key is exactly INTEGER.
 _key = BigInteger().with_variant(Integer, "sqlite")
@@ -148,10 +149,10 @@ rectified = Table(
 def upgrade() -> None:
     """Create the tables and the triggers that keep some of them append-only."""
     metadata.create_all(op.get_bind())
-    create_triggers(op.get_bind())
+    create_triggers(op.get_bind(), APPEND_ONLY)
 
 
 def downgrade() -> None:
     """Drop everything of the gate's."""
-    drop_triggers(op.get_bind())
+    drop_triggers(op.get_bind(), APPEND_ONLY)
     metadata.drop_all(op.get_bind())
