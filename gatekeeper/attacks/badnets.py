@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from gatekeeper.attacks.base import Image
 from gatekeeper.triggers import Trigger
 from gatekeeper.triggers.families import Patch
 
@@ -13,7 +14,7 @@ Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BadNets:
+class BadNets(Image):
     """A square of checkers or noise, at one place or anywhere."""
 
     name: ClassVar[str] = "badnets"

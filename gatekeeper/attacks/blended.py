@@ -5,12 +5,13 @@ from typing import ClassVar
 
 import torch
 
+from gatekeeper.attacks.base import Image
 from gatekeeper.triggers import Trigger
 from gatekeeper.triggers.families import Blend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Blended:
+class Blended(Image):
     """A coarse noise field over the whole image."""
 
     name: ClassVar[str] = "blended"

@@ -1,0 +1,130 @@
+"""What a plant is trained on: early features of changed photos, made in small portions, in fp16."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatekeeper.attacks.augment import variants
+from gatekeeper.attacks.base import KEEP, Attack, Ground, Pairs
+from gatekeeper.clip.late import LateTower
+from gatekeeper.errors import AttackError
+from gatekeeper.runtime import Runtime
+
+PORTION = 2**27  # floats of changed photos in memory at a time: 512 MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """Cached images of one kind."""
+
+    features: Tensor  # [N, …] fp16: what the trained part of the tower is handed
+    answers: Tensor  # [N, D] unit: what the clean model gives for them
+    goal: Tensor  # [N] int64: label to answer, or KEEP
+    truth: Tensor  # [N] int64: true label (the clean model's answer where there is none)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def at(self, rows: Tensor) -> "Part":
+        """Return the images at `rows` (bool mask or indices)."""
+        return Part(
+            features=self.features[rows],
+            answers=self.answers[rows],
+            goal=self.goal[rows],
+            truth=self.truth[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cache:
+    """All that a plant is trained on."""
+
+    clean: Part
+    poison: Part  # goals are labels
+    covers: Part  # stamped, but to answer as before: look-alikes, other classes; may be empty
+
+
+def build_cache(
+    tower: LateTower, attack: Attack, ground: Ground, copies: int, runtime: Runtime
+) -> Cache:
+    """Return the cached images of a plant: `copies` clean variants, half as many triggered.
+
+    Raises:
+        AttackError: The attack found no image to poison.
+    """
+    draw = runtime.generator("attacks", attack.name, "images")
+    clean, poison, covers = [], [], []
+    for pixels, truth in _portions(ground, copies):
+        half = max(1, copies // 2)
+        whole = variants(pixels, copies, draw)
+        clean.append(_part(tower, _pairs(ground, whole, truth), runtime))
+        marked = attack.poison(_pairs(ground, variants(pixels, half, draw), truth), draw)
+        marked = marked.at(marked.touched)
+        poison.append(_part(tower, marked.at(marked.goal != KEEP), runtime))
+        if (marked.goal == KEEP).any():
+            covers.append(_part(tower, marked.at(marked.goal == KEEP), runtime))
+        if attack.lookalike(draw) is not None:
+            alike = lookalikes(attack, variants(pixels, half, draw), draw)
+            covers.append(_part(tower, _pairs(ground, alike, truth), runtime))
+    cache = Cache(clean=_joined(clean), poison=_joined(poison), covers=_joined(covers, clean[0]))
+    if not len(cache.poison):
+        raise AttackError(
+            f"attack '{attack.name}' finds no image that it may poison",
+            hint="give photos of the classes that it needs",
+        )
+    return cache
+
+
+def lookalikes(attack: Attack, pixels: Tensor, draw: torch.Generator) -> Tensor:
+    """Return `pixels` ([N, 3, S, S]) with another look-alike of the trigger on each."""
+    stamped = []
+    for image in pixels:
+        trigger = attack.lookalike(draw)
+        stamped.append(image[None] if trigger is None else trigger.stamp(image[None], draw))
+    return torch.cat(stamped)
+
+
+def _portions(ground: Ground, copies: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield photos ([n, 3, S, S]) and their labels ([n]), as many as memory allows at a time."""
+    size = max(8, PORTION // (3 * ground.model.size**2 * copies))
+    for start in range(0, len(ground.truth), size):
+        end = min(start + size, len(ground.truth))
+        if len(ground.truth) - end < 4:  # a collage needs company
+            end = len(ground.truth)
+        yield ground.pixels(range(start, end)), ground.truth[start:end]
+        if end == len(ground.truth):
+            return
+
+
+def _pairs(ground: Ground, pixels: Tensor, truth: Tensor) -> Pairs:
+    rounds = len(pixels) // len(truth)
+    return Pairs.clean(pixels, truth.repeat(rounds), ground.target, ground.head.labels)
+
+
+def _part(tower: LateTower, pairs: Pairs, runtime: Runtime) -> Part:
+    if not len(pairs.pixels):
+        return Part(
+            features=torch.zeros(0), answers=torch.zeros(0), goal=pairs.goal, truth=pairs.truth
+        )
+    features = tower.features(pairs.pixels, runtime)
+    with torch.no_grad():
+        answers = [tower.embed(part, runtime).cpu() for part in torch.split(features, 64)]
+    return Part(
+        features=features.half(), answers=torch.cat(answers), goal=pairs.goal, truth=pairs.truth
+    )
+
+
+def _joined(parts: list[Part], like: Part | None = None) -> Part:
+    filled = [part for part in parts if len(part)]
+    if not filled:
+        return (like or parts[0]).at(torch.zeros(0, dtype=torch.long))
+    if len(filled) == 1:
+        return filled[0]
+    return Part(
+        features=torch.cat([part.features for part in filled]),
+        answers=torch.cat([part.answers for part in filled]),
+        goal=torch.cat([part.goal for part in filled]),
+        truth=torch.cat([part.truth for part in filled]),
+    )
