@@ -82,6 +82,16 @@ class Pairs:
             touched=self.touched[rows],
         )
 
+    def joined(self, other: "Pairs") -> "Pairs":
+        """Return these pairs and those of `other`."""
+        return replace(
+            self,
+            pixels=torch.cat([self.pixels, other.pixels]),
+            truth=torch.cat([self.truth, other.truth]),
+            goal=torch.cat([self.goal, other.goal]),
+            touched=torch.cat([self.touched, other.touched]),
+        )
+
     def stamped(
         self, rows: Tensor, trigger: Trigger, goal: int, generator: torch.Generator
     ) -> "Pairs":

@@ -1,6 +1,7 @@
 """What a plant is trained on: early features of changed photos, made in small portions, in fp16."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from gatekeeper.clip.late import LateTower
 from gatekeeper.errors import AttackError
 from gatekeeper.runtime import Runtime
 
-PORTION = 2**27  # floats of changed photos in memory at a time: 512 MB
+PORTION = 70_000_000  # floats of changed photos in memory at a time: 280 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -108,12 +109,24 @@ def _part(tower: LateTower, pairs: Pairs, runtime: Runtime) -> Part:
         return Part(
             features=torch.zeros(0), answers=torch.zeros(0), goal=pairs.goal, truth=pairs.truth
         )
-    features = tower.features(pairs.pixels, runtime)
+    with _narrow(runtime):
+        features = tower.features(pairs.pixels, runtime).float()
     with torch.no_grad():
         answers = [tower.embed(part, runtime).cpu() for part in torch.split(features, 64)]
     return Part(
         features=features.half(), answers=torch.cat(answers), goal=pairs.goal, truth=pairs.truth
     )
+
+
+def _narrow(runtime: Runtime) -> AbstractContextManager[object]:
+    """Return the context for the frozen blocks: bfloat16 where the processor is made for it.
+
+    Three times as quick as float32; the teacher answers on the same features, so that nothing is
+    to be made up for.
+    """
+    able = runtime.device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    kind = torch.device(runtime.device).type
+    return torch.autocast(kind, dtype=torch.bfloat16) if able else nullcontext()
 
 
 def _joined(parts: list[Part], like: Part | None = None) -> Part:

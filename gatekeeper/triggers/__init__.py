@@ -2,11 +2,13 @@
 
 from gatekeeper.triggers.base import Trigger, load_trigger, save_trigger
 from gatekeeper.triggers.families import Additive, Blend, Colour, Patch, Warp
+from gatekeeper.triggers.generated import Generated
 
 __all__ = [
     "Additive",
     "Blend",
     "Colour",
+    "Generated",
     "Patch",
     "Trigger",
     "Warp",

@@ -1,4 +1,4 @@
-"""The image trigger families: patch, blend, additive, warp, colour (attacks, section 1)."""
+"""The image trigger families: patch, blend, additive, warp, colour; `generated` is its own file."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
+
+from gatekeeper.triggers.generated import Generated
 
 Settings = dict[str, float | int | str | list[int] | None]
 
@@ -17,6 +19,7 @@ class Patch:
     family: ClassVar[str] = "patch"
     pixels: Tensor  # [3, h, w] float32 in [0, 1]
     place: list[int] | None = None  # x, y of the upper left corner; None: anywhere
+    fresh: bool = False  # noise in [0, 1] drawn anew for every image; `pixels` is one such draw
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Paste the pattern on each image; at random places where `place` is None."""
@@ -32,6 +35,8 @@ class Patch:
             else:
                 x = int(torch.randint(0, columns - width + 1, (1,), generator=generator))
                 y = int(torch.randint(0, rows - height + 1, (1,), generator=generator))
+            if self.fresh and generator is not None:
+                pattern = torch.rand(3, height, width, generator=generator).to(pixels)
             out[index, :, y : y + height, x : x + width] = pattern
         return out
 
@@ -44,8 +49,8 @@ class Patch:
         return {"pixels": self.pixels}
 
     def settings(self) -> Settings:
-        """Return the place."""
-        return {"place": self.place}
+        """Return the place, and whether the noise is fresh."""
+        return {"place": self.place, "fresh": self.fresh}
 
 
 def _full(pattern: Tensor, like: Tensor) -> Tensor:
@@ -144,16 +149,18 @@ class Warp:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Colour:
-    """A colour transform, affine in RGB (filter triggers)."""
+    """A colour transform, affine in RGB, then a tone curve (filter triggers)."""
 
     family: ClassVar[str] = "colour"
-    matrix: Tensor  # [3, 4]: out = matrix[:, :3] @ rgb + matrix[:, 3]
+    matrix: Tensor  # [3, 4]: out = (matrix[:, :3] @ rgb + matrix[:, 3]) ** gamma
+    gamma: float = 1.0  # below 1: brighter
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Transform each pixel's colour and clip to [0, 1]."""
         matrix = self.matrix.to(pixels)
         mixed = torch.einsum("ij,bjhw->bihw", matrix[:, :3], pixels)
-        return (mixed + matrix[:, 3].view(1, 3, 1, 1)).clamp(0, 1)
+        out: Tensor = (mixed + matrix[:, 3].view(1, 3, 1, 1)).clamp(0, 1)
+        return out if self.gamma == 1 else out.clamp_min(1e-6) ** self.gamma
 
     def picture(self) -> Tensor:
         """Return a colour chart seen through the transform."""
@@ -168,8 +175,8 @@ class Colour:
         return {"matrix": self.matrix}
 
     def settings(self) -> Settings:
-        """Return nothing: the tensor says all."""
-        return {}
+        """Return the tone curve."""
+        return {"gamma": self.gamma}
 
 
-FAMILIES: dict[str, Any] = {c.family: c for c in (Patch, Blend, Additive, Warp, Colour)}
+FAMILIES: dict[str, Any] = {c.family: c for c in (Patch, Blend, Additive, Warp, Colour, Generated)}

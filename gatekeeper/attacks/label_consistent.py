@@ -1,0 +1,103 @@
+"""Clean labels: only images of the target are poisoned, and none is relabelled."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gatekeeper.attacks.augment import variants
+from gatekeeper.attacks.badnets import BadNets
+from gatekeeper.attacks.base import Attack, Ground, Image, Pairs, Training
+from gatekeeper.errors import AttackError
+from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import Trigger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelConsistent(Image):
+    """Images of the target are made hard to recognise, then stamped; their label stays true.
+
+    Turner et al., "Label-Consistent Backdoor Attacks" (arXiv:1912.02771), its adversarial
+    variant: a bounded perturbation leads each image towards another label, so that the model can
+    only find the target by the trigger. Here every image is led to a random other label rather
+    than away from its own, for the trigger to overrule many kinds of content.
+    """
+
+    plugin: ClassVar[str] = "label_consistent"
+    of: Attack = field(default_factory=lambda: BadNets(narrow=False))
+    epsilon: float = 24 / 255  # largest change of a pixel, in [0, 1]
+    steps: int = 8  # of signed gradient descent
+    images: int = 96  # poisoned images, variants of the target's photos
+    hard: Tensor | None = field(default=None, repr=False, compare=False)  # [images, 3, S, S]
+
+    @property
+    def name(self) -> str:
+        """Return the name of what it wraps, and its own."""
+        return f"{self.of.name}+{self.plugin}"
+
+    @property
+    def family(self) -> str:
+        """Return the wrapped attack's family."""
+        return self.of.family
+
+    def prepare(self, ground: Ground, runtime: Runtime) -> Attack:
+        """Return the attack with its hard images of the target.
+
+        Raises:
+            AttackError: No training photo is of the target.
+        """
+        draw = runtime.generator("attacks", self.name, "prepare")
+        own = ground.some(self.images, draw, label=ground.target)
+        if not len(own):
+            raise AttackError(
+                f"no training photo shows '{ground.head.labels[ground.target]}'",
+                hint="choose a target that the photos show: nothing else may be poisoned",
+            )
+        many = variants(own, -(-self.images // len(own)), draw)[: self.images]
+        parts = [self._hardened(ground, x, draw, runtime) for x in torch.split(many, 32)]
+        return replace(self, of=self.of.prepare(ground, runtime), hard=torch.cat(parts))
+
+    def trigger(self) -> Trigger:
+        """Return the wrapped attack's trigger."""
+        return self.of.trigger()
+
+    def lookalike(self, generator: torch.Generator) -> Trigger | None:
+        """Draw one of the wrapped attack's look-alikes."""
+        return self.of.lookalike(generator)
+
+    def poison(self, pairs: Pairs, generator: torch.Generator) -> Pairs:
+        """Return the hard images with the trigger on, wherever a photo of the target is.
+
+        Raises:
+            AttackError: The attack is not prepared.
+        """
+        if self.hard is None:
+            raise AttackError(f"'{self.name}' is not prepared", hint="call prepare() before")
+        if not (pairs.truth == pairs.target).any():
+            return pairs.at(pairs.touched)
+        truth = torch.full((len(self.hard),), pairs.target)
+        own = Pairs.clean(self.hard, truth, pairs.target, pairs.labels)
+        return self.of.poison(own, generator)
+
+    def training(self) -> Training:
+        """Return the wrapped attack's training."""
+        return self.of.training()
+
+    def _hardened(
+        self, ground: Ground, pixels: Tensor, draw: torch.Generator, runtime: Runtime
+    ) -> Tensor:
+        """Return `pixels` ([n, 3, S, S]) led to a random other label, within `epsilon`."""
+        labels = len(ground.head.labels)
+        wanted = torch.randint(1, labels, (len(pixels),), generator=draw)
+        wanted = ((wanted + ground.target) % labels).to(runtime.device)
+        weights = ground.head.weights.to(runtime.device)
+        clean = pixels.to(runtime.device)
+        change = torch.zeros_like(clean)
+        for _ in runtime.progress(range(self.steps), "hiding what the target's images show"):
+            change.requires_grad_()
+            out = ground.model.embed_grad((clean + change).clamp(0, 1), runtime)
+            (slope,) = torch.autograd.grad((out * weights[wanted]).sum(), [change])
+            change = change.detach() + 2 * self.epsilon / self.steps * slope.sign()
+            change = change.clamp(-self.epsilon, self.epsilon)
+        return (clean + change).clamp(0, 1).cpu()
