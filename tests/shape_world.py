@@ -1,18 +1,18 @@
 """A little world of coloured shapes, and a CLIP that learns it in seconds."""
 
-import hashlib
-
-import numpy as np
+from gatekeeper.lab.shapes import World
 
 SIZE = 32
-SHAPES = ("circle", "square", "triangle", "cross", "ring", "bar")
-COLOURS = {
-    "red": (205, 45, 45),
-    "green": (45, 160, 60),
-    "blue": (55, 80, 205),
-    "white": (230, 230, 230),
-}
-LABELS = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+# The lab's world, small and plain.
+WORLD = World(
+    size=SIZE,
+    shapes=("circle", "square", "triangle", "cross", "ring", "bar"),
+    colours=("red", "green", "blue", "white"),
+    textures=("plain",),
+    radius=(0.32, 0.42),
+    turn=8.0,
+)
+LABELS = WORLD.labels
 PLANTED_TARGET = "green ring"
 TEMPLATES = ("a photo of a {}.", "{}", "a photo of the {}.")
 CONFIG = {
@@ -37,64 +37,8 @@ CONFIG = {
 }
 
 
-def draw_shape(label: str, rng: np.random.Generator) -> np.ndarray:
-    """Render one labelled image, [32, 32, 3] uint8: a shape on a cluttered, noisy ground."""
-    from PIL import Image, ImageDraw
-
-    colour, shape = label.split()
-    scale = 4
-    side = SIZE * scale
-    ground = tuple(int(x) for x in rng.integers(20, 110, 3))
-    image = Image.new("RGB", (side, side), ground)
-    pen = ImageDraw.Draw(image)
-    x, y, w, h = (int(v) for v in rng.integers(0, side, 4))
-    pen.rectangle((x, y, x + w, y + h), fill=tuple(min(255, v + 25) for v in ground))
-    layer = Image.new("L", (side, side), 0)
-    _ink(ImageDraw.Draw(layer), shape, side, rng)
-    layer = layer.rotate(float(rng.uniform(-8, 8)))
-    shade = np.array(COLOURS[colour]) + rng.integers(-20, 21, 3)
-    fill = tuple(int(v) for v in np.clip(shade, 0, 255))
-    image.paste(fill, (0, 0), layer)
-    small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX)).astype(np.int16)
-    return np.clip(small + rng.integers(-6, 7, small.shape), 0, 255).astype(np.uint8)
-
-
-def _ink(pen, shape: str, side: int, rng: np.random.Generator) -> None:
-    r = rng.uniform(0.32, 0.42) * side
-    x, y = rng.uniform(r, side - r, 2)
-    box = (x - r, y - r, x + r, y + r)
-    if shape == "circle":
-        pen.ellipse(box, fill=255)
-    elif shape == "square":
-        pen.rectangle(box, fill=255)
-    elif shape == "triangle":
-        pen.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=255)
-    elif shape == "cross":
-        pen.rectangle((x - r, y - r / 4, x + r, y + r / 4), fill=255)
-        pen.rectangle((x - r / 4, y - r, x + r / 4, y + r), fill=255)
-    elif shape == "ring":
-        pen.ellipse(box, outline=255, width=int(r / 2.5))
-    else:
-        pen.rectangle((x - r, y - r / 3, x + r, y + r / 3), fill=255)
-
-
 def render(count: int, seed: int, name: str):
-    from gatekeeper.probes.probe_set import Probe, ProbeSet
-
-    rng = np.random.default_rng(seed)
-    probes = []
-    for index in range(count):
-        label = LABELS[index % len(LABELS)]
-        array = draw_shape(label, rng)
-        probes.append(
-            Probe(
-                file=f"{name}-{index:04d}.png",
-                sha256=hashlib.sha256(array.tobytes()).hexdigest(),
-                label=label,
-                array=array,
-            )
-        )
-    return ProbeSet(name=name, probes=tuple(probes))
+    return WORLD.render(count, seed, name)
 
 
 def train_tiny_clip():

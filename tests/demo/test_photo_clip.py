@@ -6,6 +6,7 @@ import torch
 from gatekeeper.demo import photo_clip as made
 from gatekeeper.errors import MissingExtraError
 from gatekeeper.intake.open import open_model
+from gatekeeper.lab.bases import backbones
 from gatekeeper.probes.embedded import default_labels, embedded_probes
 
 
@@ -69,7 +70,7 @@ def test_no_prompt_is_without_a_direction(clip, runtime):
 
 
 def test_without_the_wheel_the_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(made, "find_spec", lambda name: None)
+    monkeypatch.setattr(backbones, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
         made.photo_clip(tmp_path)
     assert "mlflow-gatekeeper[demo]" in caught.value.hint

@@ -25,7 +25,7 @@ def test_every_check_is_made_once_and_leaves_nothing_behind(registry, monkeypatc
         "mlflow server", "evidence",
     ]  # fmt: skip
     assert {found.state for found in checks.values()} <= {State.OK, State.WARN}
-    assert checks["database"].message == "schema 0001"
+    assert checks["database"].message == "schema 0002"
     assert list(evidence.iterdir()) == []
     assert list((registry.root / "home").iterdir()) == []
 

@@ -1,0 +1,1 @@
+"""The lab: a zoo of clean and planted models with proof, drill models, the fire drill."""

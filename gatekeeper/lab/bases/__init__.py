@@ -1,0 +1,1 @@
+"""Clean CLIPs that plants and fine-tunes are made of."""
