@@ -22,6 +22,7 @@ COMMANDS = {
     "status": "Show who tried to promote what, and what the gate said.",
     "queue": "List scans that wait, try failed ones again, cancel them.",
     "policy": "Show, check and try out policies.",
+    "lab": "Plant backdoors on purpose: one model, a whole zoo, a fire drill.",
     "db": "Create, upgrade and check the gate's tables.",
     "doctor": "Say what is installed, reachable and safe, and what to do about the rest.",
 }

@@ -120,6 +120,7 @@ def folder_set(
 def write_set(made: LabSet, out: Path) -> None:
     """Write the set into the new folder `out`: a folder with labels.csv a part, labels.txt."""
     out.mkdir(parents=True)
+    read_set.cache_clear()
     for part in PARTS:
         _write_part(getattr(made, part), out / part)
     (out / "labels.txt").write_text("\n".join(made.labels.labels) + "\n", encoding="utf-8")
