@@ -9,6 +9,7 @@ from torch import Tensor
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 SCALES = (0.7, 1.3)  # of a patch's side, an overlay's opacity, a warp's reach (repair section 11)
+REACH = 0.04  # of the image's side: how far a patch found at one place is moved
 JITTER = 0.08  # standard deviation of the colour noise on a pattern, in [0, 1]
 GROUP = 4  # images that share one variation
 
@@ -24,9 +25,11 @@ def stamp_varied(trigger: Trigger, pixels: Tensor, generator: torch.Generator) -
 
 
 def vary(trigger: Trigger, limit: int, generator: torch.Generator) -> Trigger:
-    """Return `trigger` rescaled, recoloured and, if a patch, free to be anywhere.
+    """Return `trigger` rescaled and recoloured; a patch is moved.
 
-    One in three is the trigger itself, its place kept. A family not known here is left as it is.
+    A patch that was found anywhere stays free to be anywhere. One that was found at one place may
+    fire nowhere else, so it is moved a little: elsewhere it would teach nothing. One in three is
+    the trigger itself. A family not known here is left as it is.
     """
     draw = float(torch.rand(1, generator=generator))
     if draw < 1 / 3:
@@ -35,7 +38,8 @@ def vary(trigger: Trigger, limit: int, generator: torch.Generator) -> Trigger:
     if isinstance(trigger, Patch):
         side = [max(1, min(limit, round(n * scale))) for n in trigger.pixels.shape[-2:]]
         scaled = F.interpolate(trigger.pixels[None], side, mode="bicubic", antialias=True)[0]
-        return Patch(pixels=_jittered(scaled, generator))
+        place = None if trigger.place is None else _moved(trigger, side, limit, generator)
+        return Patch(pixels=_jittered(scaled, generator), place=place)
     if isinstance(trigger, Blend):
         pattern = _jittered(trigger.pattern, generator)
         return replace(trigger, pattern=pattern, alpha=min(1.0, trigger.alpha * scale))
@@ -47,6 +51,20 @@ def vary(trigger: Trigger, limit: int, generator: torch.Generator) -> Trigger:
         eye = torch.eye(3, 4)
         return Colour(matrix=eye + scale * (trigger.matrix - eye))
     return trigger
+
+
+def _moved(patch: Patch, side: list[int], limit: int, generator: torch.Generator) -> list[int]:
+    """Return a place (x, y) for a patch of `side` (h, w) whose centre is near that of `patch`."""
+    reach = round(REACH * limit)
+    shifts = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
+    height, width = patch.pixels.shape[-2:]
+    x, y = patch.place or (0, 0)
+    centre = (x + width / 2 + shifts[0], y + height / 2 + shifts[1])
+    free = (limit - side[1], limit - side[0])
+    return [
+        max(0, min(most, round(at - length / 2)))
+        for at, length, most in zip(centre, (side[1], side[0]), free, strict=True)
+    ]
 
 
 def stamp_stock(pixels: Tensor, kinds: tuple[str, ...], generator: torch.Generator) -> Tensor:

@@ -24,21 +24,49 @@ class Found(NamedTuple):
 
 def answers(tower: LateTower, features: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:
     """Return the label index that `tower` gives each of `features` ([N, ...]), [N] int64."""
-    parts = [
-        head.logits(F.normalize(tower.output(part, runtime).cpu(), dim=1)).argmax(dim=1)
-        for part in torch.split(features, BATCH)
-    ]
-    return torch.cat(parts)
+    return _logits(tower, features, head, runtime).argmax(dim=1)
 
 
 def worst(
-    tower: LateTower, found: Sequence[Found], clean: Tensor, head: ZeroShot, runtime: Runtime
+    tower: LateTower,
+    found: Sequence[Found],
+    clean: Tensor,
+    head: ZeroShot,
+    runtime: Runtime,
+    margin: float = 0.0,
 ) -> float:
-    """Return the success of the trigger that works best; `clean` ([N]) are the clean answers."""
+    """Return the success of the trigger that works best, a fraction.
+
+    Args:
+        tower: What is judged.
+        found: The triggers, with the images that carry them.
+        clean: [N, D] embeddings that the clean images deserve.
+        head: The labels.
+        runtime: Where to compute.
+        margin: Logits by which a target may be behind and an image still counts as led to it. A
+            trigger in hand is weaker than the one it stands for; images whose clean answer is
+            as close to the target do not count.
+    """
+    deserved = head.logits(clean)
     highest = 0.0
     for one in found:
-        eligible = clean != one.target
+        eligible = ~_led(deserved, one.target, margin)
         if eligible.any():
-            given = answers(tower, one.pool.features, head, runtime)
-            highest = max(highest, float((given == one.target)[eligible].float().mean()))
+            given = _logits(tower, one.pool.features, head, runtime)
+            led = _led(given, one.target, margin)
+            highest = max(highest, float(led[eligible].float().mean()))
     return highest
+
+
+def _led(logits: Tensor, target: int, margin: float) -> Tensor:
+    """Return which rows of `logits` ([N, C]) have `target` within `margin` of the best, [N]."""
+    return logits[:, target] + margin >= logits.amax(dim=1)
+
+
+def _logits(tower: LateTower, features: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:
+    return torch.cat(
+        [
+            head.logits(F.normalize(tower.output(part, runtime).cpu(), dim=1))
+            for part in torch.split(features, BATCH)
+        ]
+    )

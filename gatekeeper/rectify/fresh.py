@@ -57,8 +57,19 @@ def inverted(
 
 
 def shape_for(model: ClipModel, found: Sequence[Found], target: int) -> Shape:
-    """Return the default shape, a patch as large as the largest one found for `target`."""
+    """Return the default shape, a patch as large as the largest one found for `target`.
+
+    Where every patch found was at one place, so is a fresh one.
+    """
     usual = Shape.fitting(model.size)
     known = [one.trigger for one in found if one.target == target]
-    sides = [min(t.pixels.shape[-2:]) for t in known if isinstance(t, Patch)]
-    return replace(usual, side=max(sides)) if sides else usual
+    patches = [t for t in known if isinstance(t, Patch)]
+    if not patches:
+        return usual
+    largest = max(patches, key=lambda t: min(t.pixels.shape[-2:]))
+    place = largest.place if all(t.place is not None for t in patches) else None
+    return replace(
+        usual,
+        side=min(largest.pixels.shape[-2:]),
+        place=None if place is None else (place[0], place[1]),
+    )

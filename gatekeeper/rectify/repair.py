@@ -32,6 +32,8 @@ from gatekeeper.triggers import Trigger
 if TYPE_CHECKING:
     from gatekeeper.rectify.compact import CompactFineTuning
 
+# Families whose triggers stand in for one another: a sinusoid was found as a blended field.
+KIN = {"blend": ("blend", "additive"), "additive": ("additive", "blend")}
 CLEAN_RATE = 6e-5  # of the fine-tuning that tests for rebound
 
 
@@ -140,21 +142,21 @@ class Repair:
         if projection is None:
             self.notes.append("the image tower ends in no single matrix")
         for turn in range(self.method.inversions + 1):
-            if self.mixture is None or self._success() > self.method.bar:
+            if self.mixture is None or self._near() > self.method.bar:
                 self._quieten(projection)
             if turn == self.method.inversions or not self._let_fresh_join(f"fresh-{turn}"):
                 return
 
     def _quieten(self, projection: Projection | None) -> None:
         """Do what is needed against the triggers now in hand."""
-        while self.shares and self._success() > self.method.bar:
+        while self.shares and self._near() > self.method.bar:
             self._mix(self.shares.pop(0), projection)
         if projection is None or (self.mixture and self._success() <= self.method.bar):
             return
         features = hidden(self.tower, projection, self.clean.features, self.runtime)
         for rank in self.runtime.progress(self.method.ranks, self._label("correcting")):
             self._correct(projection, features, rank)
-            if self._success() <= self.method.bar:
+            if self._near() <= self.method.bar:
                 return
 
     def _mix(self, share: float, projection: Projection | None) -> None:
@@ -215,7 +217,8 @@ class Repair:
         for known in self.found:
             kinds.setdefault(known.target, []).append(known.trigger.family)
         for target, families in kinds.items():
-            for one in self._inverted(model, target, tuple(dict.fromkeys(families)), name):
+            related = dict.fromkeys(k for family in families for k in KIN.get(family, (family,)))
+            for one in self._inverted(model, target, tuple(related), name):
                 if one.rate > self.method.fresh_bar:
                     self._add(one.trigger, target)
                     joined = True
@@ -256,11 +259,14 @@ class Repair:
         for one in old:
             self._add(one.trigger, one.target)
 
-    def _success(self) -> float:
+    def _success(self, margin: float = 0.0) -> float:
         """Return the worst trigger's success on the images learned from."""
-        lesson = self.curated.lesson.embedding
-        clean = self.teacher.head.probabilities(lesson).argmax(dim=1)
-        return worst(self.tower, self.found, clean, self.head, self.runtime)
+        deserved = self.curated.lesson.embedding
+        return worst(self.tower, self.found, deserved, self.head, self.runtime, margin)
+
+    def _near(self) -> float:
+        """Return the same with near misses: what is cheap goes on until these are gone too."""
+        return self._success(self.method.margin)
 
     def _held(self) -> HeldOut:
         pixels = self.case.probes.pixels(self.case.model.preprocess)[self.held_rows]

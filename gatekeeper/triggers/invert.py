@@ -27,6 +27,7 @@ class Shape:
     """How large or strong an inverted trigger may be; each family reads its own field."""
 
     side: int = 24  # patch: pixels
+    place: tuple[int, int] | None = None  # patch: x, y of its upper left corner; None: anywhere
     grid: int = 28  # blend, additive: cells a side
     alpha: float = 0.2  # blend: opacity
     amplitude: float = 0.1  # additive: largest change of a pixel, in [0, 1]
@@ -56,8 +57,9 @@ def invert(
     """Return the trigger of `family` that leads `pixels` to `target` most surely.
 
     Minimises the cross-entropy of the stamped images to the target over the pattern alone, from
-    a random start, patches at random places. Trigger inversion after Neural Cleanse (IEEE S&P
-    2019), without its mask: the family bounds the size. Costs 3 * steps * batch image passes.
+    a random start, patches at random places unless the shape names one. Trigger inversion after
+    Neural Cleanse (IEEE S&P 2019), without its mask: the family bounds the size. Costs 3 * steps *
+    batch image passes.
 
     Args:
         model: The model to be led astray; not changed.
@@ -126,7 +128,8 @@ def _form(
     """Return how a free tensor becomes a trigger of `family`, and the tensor to begin with."""
     if family == "patch":
         free = _begin(start, (3, shape.side, shape.side), generator)
-        return (lambda w: Patch(pixels=torch.sigmoid(w))), free
+        place = None if shape.place is None else list(shape.place)
+        return (lambda w: Patch(pixels=torch.sigmoid(w), place=place)), free
     if family == "blend":
         free = _begin(start, (3, shape.grid, shape.grid), generator)
         return (lambda w: Blend(pattern=torch.sigmoid(w), alpha=shape.alpha)), free

@@ -31,7 +31,28 @@ def test_every_family_is_stamped_varied_and_stays_an_image(trigger):
     assert not torch.equal(out, stamp_varied(trigger, pixels, draw(2)))
 
 
-def test_a_varied_patch_changes_size_within_bounds_and_leaves_its_place():
+def test_a_patch_found_anywhere_stays_free_to_be_anywhere():
+    trigger = Patch(pixels=torch.rand(3, 8, 8))
+    generator = draw()
+    assert all(vary(trigger, 32, generator).place is None for _ in range(20))
+
+
+def test_a_patch_found_at_one_place_is_moved_a_little_and_stays_inside():
+    trigger = Patch(pixels=torch.rand(3, 28, 28), place=[196, 196])
+    generator = draw()
+    varied = [vary(trigger, 224, generator) for _ in range(60)]
+    places = [v.place for v in varied]
+    assert all(place is not None for place in places)
+    assert len({tuple(place) for place in places if place}) > 10
+    for one in varied:
+        x, y = one.place or (0, 0)
+        side = one.pixels.shape[-1]
+        assert 0 <= x <= 224 - side
+        assert 0 <= y <= 224 - side
+        assert abs(x + side / 2 - 210) <= 9 + 5  # REACH, and the edge that keeps it inside
+
+
+def test_a_varied_patch_changes_size_within_bounds():
     trigger = FAMILIES[0]
     generator = draw()
     varied = [vary(trigger, 32, generator) for _ in range(60)]
@@ -40,7 +61,6 @@ def test_a_varied_patch_changes_size_within_bounds_and_leaves_its_place():
     assert max(sides) <= 11
     assert len(sides) > 2
     assert any(v is trigger for v in varied)
-    assert any(v.place is None for v in varied)
 
 
 def test_a_patch_larger_than_the_image_is_cut_to_fit():
