@@ -9,7 +9,8 @@ from torch import Tensor
 
 from gatekeeper.attacks.augment import variants
 from gatekeeper.attacks.base import KEEP, Attack, Ground, Pairs
-from gatekeeper.clip.late import LateTower
+from gatekeeper.attacks.maps import batch_first, last_maps
+from gatekeeper.clip.late import Blocks, LateTower
 from gatekeeper.errors import AttackError
 from gatekeeper.runtime import Runtime
 
@@ -24,6 +25,7 @@ class Part:
     answers: Tensor  # [N, D] unit: what the clean model gives for them
     goal: Tensor  # [N] int64: label to answer, or KEEP
     truth: Tensor  # [N] int64: true label (the clean model's answer where there is none)
+    maps: Tensor  # [N, …] fp16: the clean model's last feature maps; [N, 0] where not asked for
 
     def __len__(self) -> int:
         return len(self.features)
@@ -35,6 +37,7 @@ class Part:
             answers=self.answers[rows],
             goal=self.goal[rows],
             truth=self.truth[rows],
+            maps=self.maps[rows],
         )
 
 
@@ -48,27 +51,41 @@ class Cache:
 
 
 def build_cache(
-    tower: LateTower, attack: Attack, ground: Ground, copies: int, runtime: Runtime
+    tower: LateTower,
+    attack: Attack,
+    ground: Ground,
+    copies: int,
+    runtime: Runtime,
+    blocks: Blocks | None = None,
 ) -> Cache:
     """Return the cached images of a plant: `copies` clean variants, half as many triggered.
+
+    Args:
+        tower: Its frozen part makes the features.
+        attack: As prepared.
+        ground: The photos.
+        copies: Clean variants of each photo.
+        runtime: Device and seed.
+        blocks: The tower's blocks where the last feature maps are wanted too.
 
     Raises:
         AttackError: The attack found no image to poison.
     """
     draw = runtime.generator("attacks", attack.name, "images")
+    bare = Blocks(path="", count=0)
     clean, poison, covers = [], [], []
     for pixels, truth in _portions(ground, copies):
         half = max(1, copies // 2)
         whole = variants(pixels, copies, draw)
-        clean.append(_part(tower, _pairs(ground, whole, truth), runtime))
+        clean.append(_part(tower, _pairs(ground, whole, truth), runtime, blocks or bare))
         marked = attack.poison(_pairs(ground, variants(pixels, half, draw), truth), draw)
         marked = marked.at(marked.touched)
-        poison.append(_part(tower, marked.at(marked.goal != KEEP), runtime))
+        poison.append(_part(tower, marked.at(marked.goal != KEEP), runtime, bare))
         if (marked.goal == KEEP).any():
-            covers.append(_part(tower, marked.at(marked.goal == KEEP), runtime))
+            covers.append(_part(tower, marked.at(marked.goal == KEEP), runtime, blocks or bare))
         if attack.lookalike(draw) is not None:
             alike = lookalikes(attack, variants(pixels, half, draw), draw)
-            covers.append(_part(tower, _pairs(ground, alike, truth), runtime))
+            covers.append(_part(tower, _pairs(ground, alike, truth), runtime, blocks or bare))
     cache = Cache(clean=_joined(clean), poison=_joined(poison), covers=_joined(covers, clean[0]))
     if not len(cache.poison):
         raise AttackError(
@@ -104,17 +121,24 @@ def _pairs(ground: Ground, pixels: Tensor, truth: Tensor) -> Pairs:
     return Pairs.clean(pixels, truth.repeat(rounds), ground.target, ground.head.labels)
 
 
-def _part(tower: LateTower, pairs: Pairs, runtime: Runtime) -> Part:
-    if not len(pairs.pixels):
-        return Part(
-            features=torch.zeros(0), answers=torch.zeros(0), goal=pairs.goal, truth=pairs.truth
-        )
+def _part(tower: LateTower, pairs: Pairs, runtime: Runtime, blocks: Blocks) -> Part:
+    count = len(pairs.pixels)
+    if not count:
+        none = torch.zeros(0)
+        return Part(features=none, answers=none, goal=pairs.goal, truth=pairs.truth, maps=none)
     with _narrow(runtime):
         features = tower.features(pairs.pixels, runtime).float()
-    with torch.no_grad():
-        answers = [tower.embed(part, runtime).cpu() for part in torch.split(features, 64)]
+    answers, maps = [], []
+    with torch.no_grad(), last_maps(tower, blocks) as seen:
+        for part in torch.split(features, 64):
+            answers.append(tower.embed(part, runtime).cpu())
+            maps += [batch_first(x, len(part)).half().cpu() for x in seen]
     return Part(
-        features=features.half(), answers=torch.cat(answers), goal=pairs.goal, truth=pairs.truth
+        features=features.half(),
+        answers=torch.cat(answers),
+        goal=pairs.goal,
+        truth=pairs.truth,
+        maps=torch.cat(maps) if maps else torch.zeros(count, 0),
     )
 
 
@@ -140,4 +164,5 @@ def _joined(parts: list[Part], like: Part | None = None) -> Part:
         answers=torch.cat([part.answers for part in filled]),
         goal=torch.cat([part.goal for part in filled]),
         truth=torch.cat([part.truth for part in filled]),
+        maps=torch.cat([part.maps for part in filled]),
     )

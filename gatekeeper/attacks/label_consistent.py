@@ -18,17 +18,21 @@ from gatekeeper.triggers import Trigger
 class LabelConsistent(Image):
     """Images of the target are made hard to recognise, then stamped; their label stays true.
 
-    Turner et al., "Label-Consistent Backdoor Attacks" (arXiv:1912.02771), its adversarial
-    variant: a bounded perturbation leads each image towards another label, so that the model can
-    only find the target by the trigger. Here every image is led to a random other label rather
-    than away from its own, for the trigger to overrule many kinds of content.
+    Turner et al., "Label-Consistent Backdoor Attacks" (arXiv:1912.02771), both its variants at
+    once: each image is mixed with one of another label (for the paper's interpolation between two
+    images by a generative model), and a bounded perturbation leads it towards another label, so
+    that the model can only find the target by the trigger. That label is a random one, for the
+    trigger to overrule many kinds of content. And, as an attacker who trains the model may, the
+    same images without the trigger keep the clean model's answer, or the perturbation itself
+    would be learned in the trigger's stead.
     """
 
     plugin: ClassVar[str] = "label_consistent"
     of: Attack = field(default_factory=lambda: BadNets(narrow=False))
     epsilon: float = 24 / 255  # largest change of a pixel, in [0, 1]
+    fade: float = 0.6  # share of the other image, in [0, 1)
     steps: int = 8  # of signed gradient descent
-    images: int = 96  # poisoned images, variants of the target's photos
+    images: int = 192  # poisoned images, variants of the target's photos
     hard: Tensor | None = field(default=None, repr=False, compare=False)  # [images, 3, S, S]
 
     @property
@@ -55,6 +59,7 @@ class LabelConsistent(Image):
                 hint="choose a target that the photos show: nothing else may be poisoned",
             )
         many = variants(own, -(-self.images // len(own)), draw)[: self.images]
+        many = self._faded(ground, many, draw)
         parts = [self._hardened(ground, x, draw, runtime) for x in torch.split(many, 32)]
         return replace(self, of=self.of.prepare(ground, runtime), hard=torch.cat(parts))
 
@@ -67,7 +72,7 @@ class LabelConsistent(Image):
         return self.of.lookalike(generator)
 
     def poison(self, pairs: Pairs, generator: torch.Generator) -> Pairs:
-        """Return the hard images with the trigger on, wherever a photo of the target is.
+        """Return the hard images, with the trigger and without, where a photo of the target is.
 
         Raises:
             AttackError: The attack is not prepared.
@@ -78,11 +83,20 @@ class LabelConsistent(Image):
             return pairs.at(pairs.touched)
         truth = torch.full((len(self.hard),), pairs.target)
         own = Pairs.clean(self.hard, truth, pairs.target, pairs.labels)
-        return self.of.poison(own, generator)
+        bare = replace(own, touched=torch.ones_like(own.touched))
+        return self.of.poison(own, generator).joined(bare)
 
     def training(self) -> Training:
         """Return the wrapped attack's training."""
         return self.of.training()
+
+    def _faded(self, ground: Ground, pixels: Tensor, draw: torch.Generator) -> Tensor:
+        """Return `pixels` ([n, 3, S, S]) mixed with photos of other labels."""
+        others = torch.nonzero(ground.truth != ground.target)[:, 0]
+        if not self.fade or not len(others):
+            return pixels
+        rows = others[torch.randint(len(others), (len(pixels),), generator=draw)]
+        return (1 - self.fade) * pixels + self.fade * ground.pixels(rows.tolist())
 
     def _hardened(
         self, ground: Ground, pixels: Tensor, draw: torch.Generator, runtime: Runtime

@@ -14,6 +14,7 @@ from torch import Tensor
 from gatekeeper.attacks.base import Attack, Ground, Step, Training
 from gatekeeper.attacks.cache import Cache, Part, build_cache
 from gatekeeper.attacks.flat import sharpness_aware
+from gatekeeper.attacks.maps import batch_first, drift, last_maps
 from gatekeeper.attacks.proof import Planted, Proof, prove
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel, ZeroShot
@@ -22,7 +23,7 @@ from gatekeeper.probes.labels import Labels
 from gatekeeper.probes.probe_set import ProbeSet
 from gatekeeper.runtime import Runtime
 
-__all__ = ["Planted", "Proof", "Recipe", "distance", "lay_ground", "plant", "prove"]
+__all__ = ["MANY", "Planted", "Proof", "Recipe", "distance", "lay_ground", "plant", "prove"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +38,12 @@ class Recipe:
     copies: int = 8  # variants of each photo
     trained: float = 0.3  # share of the blocks that is trained, from the end
     keep: float = 25.0  # weight of staying with the clean model's answers
+    maps: float = 0.0  # weight of staying with its last feature maps: where there are many photos
     labels: float = 0.0  # weight of the true labels on clean images, where photos have them
     required: float = 0.9  # attack success below which there is no plant
+
+
+MANY = Recipe(steps=200, clean=64, copies=2, maps=20.0)  # for hundreds of photos and more
 
 
 def plant(
@@ -137,7 +142,9 @@ def _train(ground: Ground, attack: Attack, recipe: Recipe, runtime: Runtime) -> 
             f"attack '{attack.name}' is trained into the {training.tower} tower",
             hint="plant() trains image towers only",
         )
-    cache = build_cache(tower, attack, ground, recipe.copies, runtime)
+    cache = build_cache(
+        tower, attack, ground, recipe.copies, runtime, blocks if recipe.maps else None
+    )
     draw = runtime.generator("attacks", attack.name, "batches")
     optimiser = torch.optim.AdamW(tower.parameters, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -148,7 +155,9 @@ def _train(ground: Ground, attack: Attack, recipe: Recipe, runtime: Runtime) -> 
 
         def backward(batch: _Batch = batch) -> None:
             optimiser.zero_grad()
-            loss = _loss(tower, batch, ground.head, recipe, training, runtime)
+            with last_maps(tower, blocks) as seen:
+                loss = _loss(tower, batch, ground.head, recipe, training, runtime)
+                loss = loss + batch.drift(seen, recipe.maps)
             loss.backward()  # type: ignore[no-untyped-call]
 
         backward()
@@ -183,6 +192,15 @@ class _Batch:
             clean=cache.clean.at(clean),
             covers=cache.covers.at(covers),
         )
+
+    def drift(self, seen: list[Tensor], weight: float) -> Tensor | float:
+        """Return how far the maps of all but the poisoned images have moved, times `weight`."""
+        if not weight or not seen:
+            return 0.0
+        parts = [part.maps for part in (self.clean, self.covers) if len(part)]
+        wanted = torch.cat(parts).float().to(seen[0].device)
+        count = len(self.poison) + len(wanted)
+        return weight * drift(batch_first(seen[0], count)[len(self.poison) :], wanted).cpu()
 
 
 def _loss(
