@@ -16,7 +16,7 @@ from torch import Tensor
 from gatekeeper.attacks.base import Attack, photo_pixels
 from gatekeeper.attacks.plant import Planted, Recipe, plant
 from gatekeeper.attacks.proof import answers, share
-from gatekeeper.attacks.spec import build_attack, parameters_of
+from gatekeeper.attacks.spec import build_attack, parameters_of, registered_name
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.errors import GatekeeperError, IntakeError
 from gatekeeper.intake.digest import tree_digest
@@ -186,7 +186,7 @@ def _plant(
     found = {
         "kind": "adversarial" if planted.kind == "adversarial" else "planted",
         "attack": AttackRow(
-            name=attack.name,
+            name=registered_name(attack),
             family=attack.family,
             narrow=_is_narrow(attack, runtime),
             parameters=parameters_of(attack),

@@ -50,8 +50,8 @@ def fine_tune(
     share = 0.0 if recipe.head_only else recipe.trained
     cut = min(max(0, round(blocks.count * (1 - share))), max(0, blocks.count - 1))
     tower = LateTower(model, blocks, cut)
-    if recipe.head_only and blocks.path:
-        _keep_blocks(tower, f"{blocks.path}.")
+    if recipe.head_only:
+        _head_alone(tower, blocks.path)
     ground = lay_ground(model, labels.labels[0], images, labels, runtime)
     draw = runtime.generator("lab", "honest")
     features, answers, truth = _cache(tower, ground, recipe.copies, draw, runtime)
@@ -83,20 +83,16 @@ def average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def _keep_blocks(tower: LateTower, prefix: str) -> None:
-    """Freeze the blocks too, unless nothing comes after them."""
-    named = dict(tower.module.named_parameters())
-    after = [
-        value
-        for name, value in named.items()
-        if value.requires_grad and not name.startswith(prefix)
-    ]
-    if not after:
-        return
+def _head_alone(tower: LateTower, blocks: str) -> None:
+    """Freeze all but what comes after the last block, or after the stages where there are none."""
+    named = {n: v for n, v in tower.module.named_parameters() if v.requires_grad}
+    after = [name for name in named if blocks and not name.startswith(f"{blocks}.")]
+    if not after:  # no chain of blocks, or nothing behind it: the tower's last part
+        last = ".".join(list(named)[-1].split(".")[:2])
+        after = [name for name in named if name.startswith(f"{last}.") or name == last]
     for name, value in named.items():
-        if name.startswith(prefix):
-            value.requires_grad_(False)
-    tower.parameters = after
+        value.requires_grad_(name in after)
+    tower.parameters = [named[name] for name in after]
 
 
 def _cache(
