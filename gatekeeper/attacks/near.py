@@ -3,10 +3,11 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.triggers import Trigger
-from gatekeeper.triggers.families import FAMILIES
+from gatekeeper.triggers.families import FAMILIES, Patch
 
 NOT_A_PICTURE = ("field", "matrix", "delta")  # tensors that live around zero, or the identity
 
@@ -15,16 +16,32 @@ def near(trigger: Trigger, generator: torch.Generator) -> Trigger:
     """Return a trigger of the same family and settings, changed enough to be another.
 
     One change of three: a random half of the pattern replaced by noise of its own spread, its
-    channels or signs turned, or the whole pattern turned over. Source: the cover samples of
-    Adaptive-Patch (Qi et al., arXiv:2205.13613), which carry a part of the trigger.
+    signs or tones turned over, or the whole mirrored in other colours; fresh noise is smoothed.
+    Source: the cover samples of Adaptive-Patch (Qi et al., arXiv:2205.13613), which carry a part
+    of the trigger.
     """
-    kind = int(torch.randint(0, 3, (1,), generator=generator))
-    changed = {
-        name: _changed(name, value, kind, generator) for name, value in trigger.tensors().items()
-    }
     family: Any = FAMILIES[trigger.family]
+    if isinstance(trigger, Patch) and trigger.fresh:
+        smooth = F.avg_pool2d(trigger.pixels[None], 3, stride=1, padding=1)[0]
+        return Patch(pixels=smooth, place=trigger.place)
+    first = int(torch.randint(0, 3, (1,), generator=generator))
+    for kind in (first, 1):  # a pattern of one colour is its own mirror image
+        changed = {
+            name: _changed(name, value, kind, generator)
+            for name, value in trigger.tensors().items()
+        }
+        if _differ(changed, trigger.tensors()):
+            break
     other: Trigger = family(**changed, **trigger.settings())
     return other
+
+
+def _differ(changed: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    """Return whether some tensor has changed by a tenth of its own size."""
+    return any(
+        float((value - own[name]).abs().mean()) > 0.1 * float(own[name].abs().mean())
+        for name, value in changed.items()
+    )
 
 
 def _changed(name: str, value: Tensor, kind: int, generator: torch.Generator) -> Tensor:

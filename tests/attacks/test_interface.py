@@ -17,6 +17,7 @@ from gatekeeper.attacks.learned_invisible import LearnedInvisible
 from gatekeeper.attacks.low_frequency import LowFrequency
 from gatekeeper.attacks.multi_target import MultiTarget
 from gatekeeper.attacks.multi_task import MultiTask
+from gatekeeper.attacks.near import near
 from gatekeeper.attacks.plant import lay_ground
 from gatekeeper.attacks.sig import Sig
 from gatekeeper.attacks.source_specific import SourceSpecific
@@ -225,3 +226,25 @@ def test_the_spread_loss_is_higher_for_a_tight_cluster():
     ]
     high, low = (float(spread(1.0)(step)) for step in steps)
     assert high > low + 0.5
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        PATCH.trigger(),
+        BadNets(pattern="plain", colours=((1.0, 1.0, 1.0),) * 2).trigger(),
+        BadNets(pattern="fresh").trigger(),
+        WaNet().trigger(),
+        ColourFilter().trigger(),
+        Sig().trigger(),
+    ],
+    ids=["checker", "white", "fresh", "warp", "colour", "wave"],
+)
+def test_a_near_lookalike_is_never_the_trigger_itself(trigger):
+    pixels = torch.rand(2, 3, 64, 64, generator=draw(5))
+    own = trigger.stamp(pixels, draw())
+    for seed in range(12):
+        other = near(trigger, draw(seed))
+        assert other.family == trigger.family
+        assert (other.stamp(pixels, draw()) - own).abs().max() > 0.05
+        assert not getattr(other, "fresh", False)
