@@ -8,12 +8,12 @@ as missed.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gatekeeper.errors import GatekeeperError, IntakeError, ServiceError
+from gatekeeper.errors import GatekeeperError, IntakeError, RectifyError, ServiceError
 from gatekeeper.gate import db
 from gatekeeper.gate.client import asking
 from gatekeeper.gate.drills import Drill, DrillDesk, register_drill
@@ -240,16 +240,16 @@ def _clean_up(made: Sequence[tuple[Dummy, Registered, str]], place: Range) -> li
 
 
 def _cancel(version: Registered, place: Range) -> None:
-    """Take a scan that nobody has begun off the queue."""
+    """Take a scan or a repair that is still to come off the queue; a worker notices."""
     state = place.source.state(version.name, version.version)
-    if state.job_id is None or state.job_status != "queued":
+    if state.job_id is None or not state.working:
         return
     with asking("cancel a scan"), place.desk.database.begin() as connection:
         db.cancel_job(connection, state.job_id)
 
 
 def scan_here(device: str, say: Say) -> Callable[[int], None]:
-    """Return a function that carries a scan job out in this process.
+    """Return a function that carries a scan job out in this process, without any repair.
 
     Raises:
         GatekeeperError: The gate's tables are not within reach.
@@ -257,7 +257,7 @@ def scan_here(device: str, say: Say) -> Callable[[int], None]:
     from gatekeeper.gate.lease import LEASE_S, owner_name
     from gatekeeper.gate.worker import Tally, attend, open_workshop
 
-    shop = open_workshop(device=device, say=say)
+    shop = replace(open_workshop(device=device, say=say), rectify=_leave)
 
     def scan(job_id: int) -> None:
         owner = owner_name()
@@ -270,6 +270,11 @@ def scan_here(device: str, say: Say) -> Callable[[int], None]:
             raise error
 
     return scan
+
+
+def _leave(assessment: Any, runtime: Any, out: Path) -> Any:
+    """Repair nothing: a drill asks what the scan says."""
+    raise RectifyError("drill models are not repaired", hint="run a worker to see one repaired")
 
 
 def _first_line(text: str) -> str:

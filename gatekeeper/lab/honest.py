@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gatekeeper.attacks.augment import variants
 from gatekeeper.attacks.base import Ground
+from gatekeeper.attacks.maps import batch_first, drift, last_maps
 from gatekeeper.attacks.plant import Recipe, distance, lay_ground
-from gatekeeper.clip.late import LateTower, find_blocks
+from gatekeeper.clip.late import Blocks, LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.probes.labels import Labels
 from gatekeeper.probes.probe_set import ProbeSet
@@ -31,8 +32,9 @@ class Honest:
     clean: int = 48  # images a step
     copies: int = 4  # variants of each photo
     trained: float = 0.3  # share of the blocks that is trained, from the end
-    keep: float = 0.0  # weight of staying with the base's answers
-    labels: float = 1.0  # weight of the true labels
+    keep: float = 10.0  # weight of staying with the base's answers
+    maps: float = 0.0  # weight of staying with its last feature maps
+    labels: float = 0.5  # weight of the true labels
     head_only: bool = False  # train what comes after the last block alone
 
     @classmethod
@@ -54,17 +56,22 @@ def fine_tune(
         _head_alone(tower, blocks.path)
     ground = lay_ground(model, labels.labels[0], images, labels, runtime)
     draw = runtime.generator("lab", "honest")
-    features, answers, truth = _cache(tower, ground, recipe.copies, draw, runtime)
+    wanted = blocks if recipe.maps else Blocks(path="", count=0)
+    seen = _look(tower, wanted, ground, recipe.copies, draw, runtime)
     optimiser = torch.optim.AdamW(tower.parameters, weight_decay=0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
     )
     for _ in runtime.progress(range(recipe.steps), "fine-tuning"):
-        pick = torch.randint(len(features), (recipe.clean,), generator=draw)
-        out = tower.embed(features[pick].float(), runtime).cpu()
-        loss = recipe.labels * F.cross_entropy(ground.head.logits(out), truth[pick])
+        batch = seen.at(torch.randint(len(seen.truth), (recipe.clean,), generator=draw))
+        with last_maps(tower, wanted) as maps:
+            out = tower.embed(batch.features.float(), runtime).cpu()
+        loss = recipe.labels * F.cross_entropy(ground.head.logits(out), batch.truth)
         if recipe.keep:
-            loss = loss + recipe.keep * distance(out, answers[pick], ground.head)
+            loss = loss + recipe.keep * distance(out, batch.answers, ground.head)
+        if maps:
+            kept = batch.maps.float().to(maps[0].device)
+            loss = loss + recipe.maps * drift(batch_first(maps[0], len(out)), kept).cpu()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -95,17 +102,47 @@ def _head_alone(tower: LateTower, blocks: str) -> None:
     tower.parameters = [named[name] for name in after]
 
 
-def _cache(
-    tower: LateTower, ground: Ground, copies: int, draw: torch.Generator, runtime: Runtime
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return early features [N, …] fp16, the base's answers [N, D] and labels [N] of variants."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Seen:
+    """Images as the trained part of the tower is handed them, and what the base made of them."""
+
+    features: Tensor  # [N, …] fp16
+    answers: Tensor  # [N, D] unit
+    truth: Tensor  # [N] int64
+    maps: Tensor  # [N, …] fp16: the last feature maps; [N, 0] where they are not kept
+
+    def at(self, rows: Tensor) -> "_Seen":
+        return _Seen(
+            features=self.features[rows],
+            answers=self.answers[rows],
+            truth=self.truth[rows],
+            maps=self.maps[rows],
+        )
+
+
+def _look(
+    tower: LateTower,
+    wanted: Blocks,
+    ground: Ground,
+    copies: int,
+    draw: torch.Generator,
+    runtime: Runtime,
+) -> _Seen:
+    """Return variants of all images, cached; maps of the last of the `wanted` blocks too."""
     size = max(8, PORTION // (3 * ground.model.size**2 * copies))
-    features, answers, truth = [], [], []
+    features, answers, truth, kept = [], [], [], []
     for rows in torch.split(torch.arange(len(ground.truth)), size):
-        whole = variants(ground.pixels(rows.tolist()), copies, draw)
-        early = tower.features(whole, runtime)
-        with torch.no_grad():
-            answers += [tower.embed(part, runtime).cpu() for part in torch.split(early, 64)]
+        early = tower.features(variants(ground.pixels(rows.tolist()), copies, draw), runtime)
+        for part in torch.split(early, 64):
+            with torch.no_grad(), last_maps(tower, wanted) as maps:
+                answers.append(tower.embed(part, runtime).cpu())
+            kept += [batch_first(x, len(part)).half().cpu() for x in maps]
         features.append(early.half())
         truth.append(ground.truth[rows].repeat(copies))
-    return torch.cat(features), torch.cat(answers), torch.cat(truth)
+    labels = torch.cat(truth)
+    return _Seen(
+        features=torch.cat(features),
+        answers=torch.cat(answers),
+        truth=labels,
+        maps=torch.cat(kept) if kept else torch.zeros(len(labels), 0),
+    )

@@ -85,6 +85,7 @@ class RecipeSpec(_Section):
     copies: int | None = Field(default=None, ge=1)
     trained: float | None = Field(default=None, gt=0, le=1)
     keep: float | None = Field(default=None, ge=0)
+    maps: float | None = Field(default=None, ge=0)
     labels: float | None = Field(default=None, ge=0)
 
 
@@ -104,6 +105,7 @@ class CleanSpec(_Section):
     copies: int | None = Field(default=None, ge=1)
     trained: float | None = Field(default=None, gt=0, le=1)
     keep: float | None = Field(default=None, ge=0)
+    maps: float | None = Field(default=None, ge=0)
     labels: float | None = Field(default=None, ge=0)
     head_only: bool | None = None
     only: tuple[Text, ...] = Field(default=(), description="a narrow domain: these labels alone")
