@@ -25,6 +25,8 @@ from pathlib import Path
 import pytest
 from shape_world import CONFIG, LABELS, PLANTED_TARGET, TEMPLATES, render, train_tiny_clip
 
+PLANTED_BY = ("augment", "badnets", "base", "cache", "patterns", "plant")  # in gatekeeper.attacks
+
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true", GX_ANALYTICS_ENABLED="false"
 )
@@ -76,7 +78,7 @@ def trained_dir(request, tmp_path_factory):
         here,
         here.with_name("shape_world.py"),
         code / "clip" / "late.py",
-        *(code / "attacks" / f"{x}.py" for x in ("augment", "badnets", "base", "cache", "plant")),
+        *(code / "attacks" / f"{name}.py" for name in PLANTED_BY),
     )
     made_of = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
     cache = getattr(request.config, "cache", None)  # absent with `-p no:cacheprovider`

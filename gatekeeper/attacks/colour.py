@@ -17,8 +17,8 @@ TINT = torch.tensor([0.13, 0.02, 0.10])  # of the filter's shadows: pink
 class ColourFilter(Image):
     """Sepia, contrast, brightness, a pink tint and a tone curve, as one matrix and one gamma.
 
-    After the Nashville filter of BackdoorBox-like CLIP poisons (arXiv:2502.01385: contrast 1.2,
-    brightness 1.05, sepia 0.2); the tint and the curve stand in for its gradient overlays.
+    After the Nashville filter among the CLIP poisons of Huang et al. (arXiv:2502.01385: contrast
+    1.2, brightness 1.05, sepia 0.2); the tint and the curve stand in for its gradient overlays.
     """
 
     name: ClassVar[str] = "colour"
