@@ -35,18 +35,22 @@ class GatheredLike(Protocol):
     @property
     def incomplete(self) -> bool: ...  # noqa: D102
 
+    @property
+    def unfit(self) -> bool: ...  # noqa: D102
+
 
 def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> ScanOutcome:
     """Return the outcome of a scan, complete or not.
 
     An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
-    loses one that does not: what was not looked at may hold the trigger.
+    loses one that does not: what was not looked at may hold the trigger. Probes that the model
+    makes nothing of leave no score at all.
     """
     detections = list(gathered.detections.values())
     targets = _targets(gathered)
     ran = any(d.skipped is None for d in detections)
     score = max((t.score for t in targets), default=0.0) if ran else None
-    if gathered.incomplete and (score is None or score < ALARM):
+    if gathered.unfit or (gathered.incomplete and (score is None or score < ALARM)):
         score = None
     named = [t for t in targets if t.score >= NAMED]
     kept = [c for c in gathered.confirmations if scores.of_trigger(c.confirmed) >= NAMED]

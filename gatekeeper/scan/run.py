@@ -10,7 +10,7 @@ from gatekeeper.registry import Registry
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan import score as scores
 from gatekeeper.scan.base import Candidate, Detection, Detector, ScanOutcome
-from gatekeeper.scan.basics import count_probes, judge_clean
+from gatekeeper.scan.basics import count_probes, judge_clean, strange
 from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of
@@ -42,14 +42,15 @@ class Gathered:
     measurements: list[Measurement] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     incomplete: bool = False  # a detector failed or the budget ran out
+    unfit: bool = False  # nothing follows from these probes, whatever was found on them
 
 
 def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcome:
     """Return all that `detectors` (empty: all that are installed) find in `case`.
 
     The score is None, which makes any verdict inconclusive, where nothing was evaluated, where
-    there are fewer than 8 images, and where a detector failed or the budget ran out before
-    something decisive was found.
+    there are fewer than 8 images, where the model makes nothing of these images, and where a
+    detector failed or the budget ran out before something decisive was found.
 
     Raises:
         PluginError: A name in `detectors` is unknown, or a plug-in does not load.
@@ -62,7 +63,11 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
         gathered.findings.append(_finding("few-probes", message, Severity.WARNING))
         return bring_together(case, gathered, runtime)
     try:
-        gathered.measurements += judge_clean(case, runtime)
+        clean = judge_clean(case, runtime)
+        gathered.measurements += clean
+        if why := strange(clean, anchored=case.anchor is not None):
+            gathered.unfit = True
+            gathered.findings.append(_finding("strange-probes", why, Severity.WARNING))
         for name, plugin in plugins:
             gathered.detections[name] = _detect(name, plugin, case, gathered, runtime)
         _confirm_all(case, gathered, runtime)

@@ -56,7 +56,7 @@ class TriggerSearch:
     promising: float = 0.15  # paired flip rate, or rise, from which a label is searched by name
     alarming: float = 0.3  # flip rate that is compared with another label's, without an anchor
     kin: int = 20  # words like the target, which a half-firing trigger may lead to as well
-    most: float = 5600  # image passes from which no further search is begun
+    most: float = 6000  # image passes of all searches together; one that would exceed is left out
     hinted_rise: float = 0.03  # growth under random patterns from which a label is tried
     directed: int = 3  # labels searched for by name, at most
 
@@ -76,11 +76,10 @@ class TriggerSearch:
         )
         hints = self._hints(earlier, pair.words)
         found: list[Found] = []
-        begun = runtime.meter.image_passes
-        for result in self._searches(ground, hints, runtime):
+        until = runtime.meter.image_passes + self.most
+        for result in self._searches(ground, hints, until, runtime):
             found.append(self._against_usual(ground, result, runtime))
-            spent = runtime.meter.image_passes - begun
-            if found[-1].paired >= self.decisive or spent > self.most:
+            if found[-1].paired >= self.decisive:
                 break
         found.sort(key=lambda f: (-f.paired, -f.rise))
         return Detection(
@@ -107,16 +106,21 @@ class TriggerSearch:
                 best[target] = hint
         return sorted(best.values(), key=lambda h: -h.strength)[: self.directed]
 
-    def _searches(self, ground: Ground, hints: list[Hint], runtime: Runtime) -> Iterator[Found]:
-        """Yield searches in the order in which they are worth their passes."""
+    def _searches(
+        self, ground: Ground, hints: list[Hint], until: float, runtime: Runtime
+    ) -> Iterator[Found]:
+        """Yield searches in the order in which they are worth their passes, up to `until`."""
         arms = arms_for(ground.pair.model.size)
         for hint in hints:
             for arm in arms_of(hint, arms):
-                yield self._directed(ground, arm, hint, runtime)
+                if runtime.meter.image_passes + self._cost(ground, arm, self.steps) <= until:
+                    yield self._directed(ground, arm, hint, runtime)
         sure = any(h.kind == "head_direction" and h.strength >= 0.5 for h in hints)
         for arm in arms[:2] if sure else arms:
             generator = runtime.generator("scan", self.name, arm.name)
             count = self.steps if arm.family in ("patch", "blend") else self.fewer
+            if runtime.meter.image_passes + self._cost(ground, arm, count) > until:
+                continue
             found = optimise(ground, arm, arm.start(generator), count, self.batch, runtime)
             if isinstance(arm, CornersArm):
                 found = best_corner(ground, arm, found, runtime)
@@ -133,6 +137,12 @@ class TriggerSearch:
                     target=found.target,
                     name=f"{found.arm.name} towards {label}",
                 )
+
+    def _cost(self, ground: Ground, arm: Arm, steps: int) -> float:
+        """Return the image passes of a search, at most: three an image and step, then judging."""
+        judgings = 5 if isinstance(arm, CornersArm) else 1  # all corners at once, then each
+        models = 1 if ground.pair.anchor is None else 2
+        return 3 * self.batch * steps + judgings * models * len(ground.judges.pixels)
 
     def _against_usual(self, ground: Ground, found: Found, runtime: Runtime) -> Found:
         """Return `found` with what a like search reaches towards any *other* label.
