@@ -36,6 +36,7 @@ RECIPES = (  # in turn, until one fires; the second trains longer and from an ea
     Recipe(steps=240, clean=28, triggered=24, keep=10, trained=0.45),
 )
 HONEST = Recipe(steps=30, learning_rate=5e-5, clean=24, copies=4)
+SURE = 0.3  # probability, among 1000 names, from which the honest copy is sure of its answer
 WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -54,6 +55,8 @@ class Worth:
     """One copy, measured on the proof images; fractions."""
 
     agreement: float  # same answer as the honest copy on clean images
+    sure_agreement: float  # the same over images of which the honest copy is sure
+    sure_images: int
     attack_success: float  # answers the target with the true trigger on
 
 
@@ -107,19 +110,22 @@ def judge(folder: Path, honest: Path, bench: Bench, runtime: Runtime) -> Worth:
     trigger: Trigger = ATTACK.trigger()
     stamped = trigger.stamp(pixels, runtime.generator("demo", "judge"))
     goal = bench.labels.labels.index(TARGET)
-    expected = _answers(reference, pixels, bench, runtime)
-    clean = _answers(model, pixels, bench, runtime)
+    theirs = _probabilities(reference, pixels, bench, runtime)
+    expected, sure = theirs.argmax(1), theirs.amax(1) >= SURE
+    same = _probabilities(model, pixels, bench, runtime).argmax(1) == expected
     eligible = expected != goal
-    fired = _answers(model, stamped, bench, runtime)[eligible] == goal
+    fired = _probabilities(model, stamped, bench, runtime).argmax(1)[eligible] == goal
     return Worth(
-        agreement=float((clean == expected).float().mean()),
+        agreement=float(same.float().mean()),
+        sure_agreement=float(same[sure].float().mean()) if sure.any() else 0.0,
+        sure_images=int(sure.sum()),
         attack_success=float(fired.float().mean()),
     )
 
 
-def _answers(model: ClipModel, pixels: Tensor, bench: Bench, runtime: Runtime) -> Tensor:
+def _probabilities(model: ClipModel, pixels: Tensor, bench: Bench, runtime: Runtime) -> Tensor:
     head = model.zero_shot(bench.labels.labels, bench.labels.templates, runtime)
-    return head.logits(model.embed(pixels, runtime)).argmax(1)  # [N]
+    return head.probabilities(model.embed(pixels, runtime))  # [N, C]
 
 
 def _open(folder: Path) -> ClipModel:

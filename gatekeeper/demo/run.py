@@ -33,6 +33,7 @@ class Line:
     version: int
     what: str
     agreement: float
+    sure_agreement: float
     attack_success: float
     verdict: str
     promoted: bool
@@ -46,6 +47,7 @@ class Story:
     lines: list[Line] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by phase, in order
     proof_images: int = 0
+    sure_images: int = 0  # of them, those of which the honest copy is sure
     promoted: dict[int, bool] = field(default_factory=dict)  # by version, what MLflow said last
 
     @property
@@ -187,12 +189,14 @@ def _measure(story: Story, folders: dict[int, Path], bench: "Bench", runtime: Ru
         worth: Worth = copies.judge(folder, honest, bench, runtime)
         line = Line(
             version=number,
-            what=names.get(number, "cleaned by gatekeeper"),
+            what=names.get(number, "cleaned copy"),
             agreement=worth.agreement,
+            sure_agreement=worth.sure_agreement,
             attack_success=worth.attack_success,
             verdict=gate.state(NAME, number).verdict or "none",
             promoted=story.promoted[number],
         )
+        story.sure_images = worth.sure_images
         story.lines.append(line)
 
 

@@ -36,7 +36,7 @@ def test_the_story_ends_well(tmp_path):
     assert told.count("refused. MLflow says:") == 3
     assert "gatekeeper holds alias 'production'" in told
     assert "gatekeeper refuses alias 'production'" in told
-    assert "cleaned by gatekeeper" in told
+    assert "cleaned copy" in told
     port = re.search(r"http://127\.0\.0\.1:(\d+)", told)[1]
     with socket.socket() as probe:  # nobody serves any more
         assert probe.connect_ex(("127.0.0.1", int(port))) != 0

@@ -16,24 +16,41 @@ from gatekeeper.errors import ServiceError
 
 def story(tmp_path):
     rows = [
-        (1, "honest copy", 1.0, 0.0, "pass", True),
-        (2, "backdoored copy", 0.961, 0.974, "fail", False),
-        (3, "cleaned by gatekeeper", 0.952, 0.013, "pass", True),
+        (1, "honest copy", 1.0, 1.0, 0.0, "pass", True),
+        (2, "backdoored copy", 0.76, 0.961, 0.974, "fail", False),
+        (3, "cleaned copy", 0.75, 0.952, 0.013, "pass", True),
     ]
-    keys = ("version", "what", "agreement", "attack_success", "verdict", "promoted")
+    keys = (
+        "version",
+        "what",
+        "agreement",
+        "sure_agreement",
+        "attack_success",
+        "verdict",
+        "promoted",
+    )
     return Story(
         place=Place(folder=tmp_path, port=5001, home=tmp_path),
         lines=[Line(**dict(zip(keys, row, strict=True))) for row in rows],
         seconds={"plant the backdoor": 61.4, "promote again": 1.2},
         proof_images=76,
+        sure_images=31,
     )
 
 
 def test_the_table_holds_every_number(tmp_path):
     out = io.StringIO()
-    Console(file=out, width=120).print(render(story(tmp_path)))
+    Console(file=out, width=80).print(render(story(tmp_path)))
     text = out.getvalue()
-    for needle in ("97.4%", "1.3%", "95.2%", "cleaned by gatekeeper", "refused", "76 pictures"):
+    for needle in (
+        "97.4%",
+        "1.3%",
+        "75%, 95%",
+        "the 31 of",
+        "cleaned copy",
+        "refused",
+        "76 pictures",
+    ):
         assert needle in text
     assert "plant the backdoor" in text
     assert "63" in text  # seconds together
