@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from gatekeeper.lab.drill import DrillReport
+    from gatekeeper.lab.drill_report import DrillReport
     from gatekeeper.lab.manifest import Manifest
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -154,6 +154,13 @@ def plant(model: str, output: Path | None, register: str | None, **typed: Any) -
 @click.option("--target", metavar="LABEL", help="For --model.")
 @click.option("--probes", type=_folder, help="For --model.")
 @click.option("--limit", type=click.IntRange(min=1), default=4, show_default=True)
+@click.option(
+    "--controls",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Clean models of the zoo that ought to pass.",
+)
 @click.option("--name", metavar="NAME", help="Of the registered model; a new one.")
 @click.option("--alias", default="production", show_default=True, help="A protected alias.")
 @click.option(
@@ -219,5 +226,8 @@ def _tell_drill(report: "DrillReport") -> None:
     echo_table(heads, rows, "no model was tried")
     caught = sum(one.caught for one in report.outcomes)
     click.echo(f"The scan stopped {caught} of {len(report.outcomes)} planted models.")
+    for control in report.controls:
+        told = "was promoted" if control.promoted else f"was refused too ({control.verdict})"
+        click.echo(f"Clean control {control.model} {told}.")
     for line in report.left_behind:
         click.echo(f"left behind: {line}", err=True)

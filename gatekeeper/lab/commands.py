@@ -12,14 +12,8 @@ from gatekeeper.gate.drills import Drill, DrillDesk, register_drill
 from gatekeeper.gate.settings import Settings
 from gatekeeper.gate.state import find_source
 from gatekeeper.lab.copy import Wanted, plant_copy, write_proof
-from gatekeeper.lab.drill import (
-    DrillReport,
-    Dummy,
-    Range,
-    from_zoo,
-    hold_drill,
-    scan_here,
-)
+from gatekeeper.lab.drill import Dummy, Range, from_zoo, hold_drill, scan_here
+from gatekeeper.lab.drill_report import DrillReport
 from gatekeeper.runtime import Runtime
 
 Say = Callable[[str], None]
@@ -102,6 +96,7 @@ def hold(
     target: str | None = None,
     probes: Path | None = None,
     limit: int | None = None,
+    controls: int = 1,
     name: str | None = None,
     alias: str = "production",
     scan_in_process: bool = False,
@@ -134,7 +129,7 @@ def hold(
     )
     with ExitStack() as stack:
         if zoo is not None:
-            dummies = from_zoo(zoo, limit)
+            dummies = from_zoo(zoo, limit, controls)
         else:
             runtime = Runtime.on(device, seed, progress)
             names = tuple(attacks or USUAL)[:limit]

@@ -8,8 +8,7 @@ as missed.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,85 +17,22 @@ from gatekeeper.gate import db
 from gatekeeper.gate.client import asking
 from gatekeeper.gate.drills import Drill, DrillDesk, register_drill
 from gatekeeper.gate.moves import Names, NotMovedError, move
-from gatekeeper.gate.register import Registered
+from gatekeeper.gate.register import Registered, register_tree
 from gatekeeper.gate.state import ScanState, StateSource
+from gatekeeper.lab.drill_report import Control, DrillReport, Outcome, Stopped
 from gatekeeper.lab.manifest import read_manifest
 
 Say = Callable[[str], None]
 POLL_S = 2.0
 
 
-class Stopped(StrEnum):
-    """What stopped a planted model, worst first."""
-
-    NOTHING = "nothing: it was promoted"
-    MARK = "the drill mark alone: the scan passed it"
-    UNSCANNED = "no scan yet"
-    INCONCLUSIVE = "an inconclusive scan"
-    VERDICT = "the verdict"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dummy:
-    """A planted model that the drill is held with."""
+    """A model that the drill is held with."""
 
     name: str
     root: Path
-    drill: Drill
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How one planted model fared."""
-
-    model: str
-    version: int
-    attack: str
-    target: str
-    first_answer: str  # to the promotion before any scan, first line
-    last_answer: str  # and after it
-    verdict: str | None
-    score: float | None
-    named: tuple[str, ...]  # targets that the scan named
-    stopped_by: Stopped
-
-    @property
-    def caught(self) -> bool:
-        """Whether the scan's verdict stopped it."""
-        return self.stopped_by is Stopped.VERDICT
-
-
-@dataclass(slots=True, kw_only=True)
-class DrillReport:
-    """What came of a drill."""
-
-    name: str  # of the registered model
-    alias: str
-    outcomes: list[Outcome] = field(default_factory=list)
-    left_behind: list[str] = field(default_factory=list)  # what could not be cleaned up
-
-    @property
-    def exit_code(self) -> int:
-        """0: the verdict stopped every one; 1: one got past the scan; 3: a scan is missing."""
-        found = {outcome.stopped_by for outcome in self.outcomes}
-        if found & {Stopped.NOTHING, Stopped.MARK}:
-            return 1
-        return 3 if found & {Stopped.UNSCANNED, Stopped.INCONCLUSIVE} else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain JSON."""
-        return {
-            "schema": "gatekeeper.drill/1",
-            "model": self.name,
-            "alias": self.alias,
-            "caught": sum(outcome.caught for outcome in self.outcomes),
-            "planted": len(self.outcomes),
-            "outcomes": [
-                {**asdict(one), "stopped_by": one.stopped_by.name.lower(), "caught": one.caught}
-                for one in self.outcomes
-            ],
-            "left_behind": self.left_behind,
-        }
+    drill: Drill | None  # None: a clean control, which the gate ought to let through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,24 +48,28 @@ class Range:
     scan: Callable[[int], None] | None = None  # carries a job out here; None: wait for a worker
 
 
-def from_zoo(zoo: Path, limit: int | None = None) -> tuple[Dummy, ...]:
-    """Return the planted models of a zoo that were kept, the most different attacks first.
+def from_zoo(zoo: Path, limit: int | None = None, controls: int = 1) -> tuple[Dummy, ...]:
+    """Return planted models of a zoo, the most different attacks first, then clean controls.
 
     Raises:
         IntakeError: There is no zoo, or none of its planted models was kept.
     """
+    rows = [row for row in read_manifest(zoo).models if row.kept]
     seen: dict[str, int] = {}
     ranked = []
-    for place, row in enumerate(read_manifest(zoo).models):
-        if row.kind != "planted" or not row.kept or row.attack is None:
-            continue
-        turn = seen[row.attack.name] = seen.get(row.attack.name, -1) + 1
-        label = row.targets[0].label if row.targets else "none"
-        drill = Drill(attack=row.attack.name, target=label, seed=row.seed)
-        ranked.append((turn, place, Dummy(name=row.name, root=zoo / row.path, drill=drill)))
+    for place, row in enumerate(rows):
+        if row.kind == "planted" and row.attack is not None:
+            turn = seen[row.attack.name] = seen.get(row.attack.name, -1) + 1
+            label = row.targets[0].label if row.targets else "none"
+            drill = Drill(attack=row.attack.name, target=label, seed=row.seed)
+            ranked.append((turn, place, Dummy(name=row.name, root=zoo / row.path, drill=drill)))
     if not ranked:
         raise IntakeError(f"{zoo} holds no planted model", hint="build one: gatekeeper lab zoo")
-    return tuple(dummy for _, _, dummy in sorted(ranked, key=lambda x: x[:2]))[:limit]
+    planted = [dummy for _, _, dummy in sorted(ranked, key=lambda x: x[:2])][:limit]
+    clean = [
+        Dummy(name=row.name, root=zoo / row.path, drill=None) for row in rows if row.kind == "clean"
+    ]
+    return (*planted, *clean[:controls])
 
 
 def hold_drill(dummies: Sequence[Dummy], place: Range, say: Say = lambda line: None) -> DrillReport:
@@ -144,13 +84,18 @@ def hold_drill(dummies: Sequence[Dummy], place: Range, say: Say = lambda line: N
     made: list[tuple[Dummy, Registered, str]] = []
     try:
         for dummy in dummies:
-            version = register_drill(dummy.root, place.name, dummy.drill, place.desk)
+            version = _registered(dummy, place)
             answer = _ask(version, place)
             made.append((dummy, version, answer))
             say(f"{version.uri}: {dummy.name}: {_first_line(answer) or 'PROMOTED'}")
         for dummy, version, answer in made:
             state = _scanned(version, place, say)
-            report.outcomes.append(_outcome(dummy, version, answer, state, place))
+            if dummy.drill is None:
+                report.controls.append(_control(dummy, version, state, place))
+            else:
+                report.outcomes.append(
+                    _outcome(dummy.name, dummy.drill, version, answer, state, place)
+                )
     finally:
         report.left_behind += _clean_up(made, place)
     return report
@@ -196,7 +141,7 @@ def _scanned(version: Registered, place: Range, say: Say) -> ScanState:
 
 
 def _outcome(
-    dummy: Dummy, version: Registered, first: str, state: ScanState, place: Range
+    name: str, drill: Drill, version: Registered, first: str, state: ScanState, place: Range
 ) -> Outcome:
     last = _ask(version, place)
     stopped = {
@@ -205,16 +150,41 @@ def _outcome(
         "inconclusive": Stopped.INCONCLUSIVE,
     }.get(state.verdict or "", Stopped.UNSCANNED)
     return Outcome(
-        model=dummy.name,
+        model=name,
         version=version.version,
-        attack=dummy.drill.attack,
-        target=dummy.drill.target,
+        attack=drill.attack,
+        target=drill.target,
         first_answer=_first_line(first),
         last_answer=_first_line(last),
         verdict=state.verdict,
         score=state.score,
         named=state.targets,
         stopped_by=Stopped.NOTHING if not first or not last else stopped,
+    )
+
+
+def _control(dummy: Dummy, version: Registered, state: ScanState, place: Range) -> Control:
+    return Control(
+        model=dummy.name,
+        version=version.version,
+        verdict=state.verdict,
+        score=state.score,
+        promoted=_ask(version, place) == "",
+    )
+
+
+def _registered(dummy: Dummy, place: Range) -> Registered:
+    if dummy.drill is not None:
+        return register_drill(dummy.root, place.name, dummy.drill, place.desk)
+    from gatekeeper.intake.digest import tree_digest
+
+    note = "A clean control of a fire drill by `gatekeeper lab drill`; it is removed at the end."
+    return register_tree(
+        dummy.root,
+        name=place.name,
+        digest=tree_digest(dummy.root)[0],
+        description=note,
+        client=place.desk.client,
     )
 
 

@@ -39,10 +39,6 @@ class Twins:
             return None
         return self._names[_key(spec)]
 
-    def is_twin(self, spec: ModelSpec) -> bool:
-        """Say whether a model was called for by a plant."""
-        return spec.name in self._twins
-
     def _note(self, spec: ModelSpec) -> None:
         key = _key(spec)
         if key in self._names:

@@ -84,8 +84,20 @@ class _Build:
         )
         self.twins = Twins(plan)
         self.models = self.twins.models
+        self.wanted = self._wanted()
         self.manifest = self._begun()
         self.skipped: dict[str, str] = {}  # base -> why
+
+    def _wanted(self) -> set[str]:
+        """Return the names of the models to be made: those asked for, and what they rest on."""
+        asked = [s for s in self.plan.models if _matches(s.name, self.order.only or ("*",))]
+        if not asked:
+            raise PlanError(
+                f"plan '{self.plan.name}' holds no model called {' or '.join(self.order.only)}",
+                hint="see the names in the plan",
+            )
+        below = {name for spec in asked for name in (*spec.merge, self.twins.name_for(spec))}
+        return {spec.name for spec in asked} | {name for name in below if name is not None}
 
     def _begun(self) -> Manifest:
         import torch
@@ -141,8 +153,9 @@ class _Build:
         """Make every base that is not there yet."""
         sets = {row.name: row.digest for row in self.manifest.sets}
         steps = []
+        needed = {spec.base for spec in self.models if spec.name in self.wanted}
         for name, spec in self.plan.bases.items():
-            if name in self.skipped:
+            if name in self.skipped or name not in needed:
                 continue
             plain = spec.model_dump(mode="json")
             task = BaseTask(
@@ -172,7 +185,11 @@ class _Build:
     def make_models(self, run: Run) -> None:
         """Make every model that is not there yet: clean ones first, plants are held to them."""
         for wave in (_is_clean, _is_merged, _is_planted):
-            specs = [spec for spec in self.models if wave(spec) and spec.base not in self.skipped]
+            specs = [
+                spec
+                for spec in self.models
+                if wave(spec) and spec.base not in self.skipped and spec.name in self.wanted
+            ]
             tasks = [self._task(spec) for spec in specs]
             steps = [(make_model, (task, self.site)) for task in tasks if self._is_due(task)]
             for row in run(steps):
@@ -206,12 +223,6 @@ class _Build:
     def _is_due(self, task: ModelTask) -> bool:
         name = task.spec.name
         before = self.manifest.model(name)
-        if (
-            self.order.only
-            and not _matches(name, self.order.only)
-            and not self.twins.is_twin(task.spec)
-        ):
-            return False
         if before is None or before.entry != task.entry or _matches(name, self.order.again):
             return True
         return before.kept and not (self.zoo / before.path).is_dir()

@@ -11,7 +11,8 @@ from gatekeeper.gate.drills import Drill, DrillDesk
 from gatekeeper.gate.settings import Settings
 from gatekeeper.gate.state import find_source
 from gatekeeper.gate.worker import run_worker
-from gatekeeper.lab.drill import Dummy, Range, Stopped, from_zoo, hold_drill
+from gatekeeper.lab.drill import Dummy, Range, from_zoo, hold_drill
+from gatekeeper.lab.drill_report import Stopped
 from gatekeeper.types import Verdict
 
 
@@ -93,3 +94,14 @@ def test_a_drill_without_a_zoo_says_how_to_build_one(tmp_path):
     with pytest.raises(IntakeError) as caught:
         from_zoo(tmp_path)
     assert "gatekeeper lab zoo" in caught.value.hint
+
+
+@pytest.mark.parametrize(("verdict", "promoted"), [(Verdict.PASS, True), (Verdict.FAIL, False)])
+def test_a_clean_control_tells_whether_the_gate_lets_anything_through(
+    registry, dummies, verdict, promoted
+):
+    control = Dummy(name="clean", root=dummies[1].root, drill=None)
+    report = hold_drill([dummies[0], control], place(registry, verdict))
+    assert [one.promoted for one in report.controls] == [promoted]
+    assert len(report.outcomes) == 1
+    assert not registry.client.search_registered_models()

