@@ -8,14 +8,15 @@ from torch import Tensor
 
 from gatekeeper.attacks.bad_encoder import spread
 from gatekeeper.attacks.badnets import BadNets
-from gatekeeper.attacks.base import KEEP, Attack, Ground, Image, Kind, Pairs, Training
+from gatekeeper.attacks.base import KEEP, Attack, Ground, Kind, Pairs, Training
 from gatekeeper.attacks.near import near
+from gatekeeper.attacks.wrapping import Wrapping
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adaptive(Image):
+class Adaptive(Wrapping):
     """Each field is an evasion, off where it is zero.
 
     `rate` hides in the data: few poisoned images (Carlini & Terzis, arXiv:2106.09667). `basin`
@@ -39,11 +40,6 @@ class Adaptive(Image):
         return "+".join([self.of.name, *(on or ["adaptive"])])
 
     @property
-    def family(self) -> str:
-        """Return the wrapped attack's family."""
-        return self.of.family
-
-    @property
     def kind(self) -> Kind:  # type: ignore[override]
         """Return the wrapped attack's kind."""
         return self.of.kind
@@ -51,10 +47,6 @@ class Adaptive(Image):
     def prepare(self, ground: Ground, runtime: Runtime) -> Attack:
         """Return the attack with the wrapped one prepared."""
         return replace(self, of=self.of.prepare(ground, runtime))
-
-    def trigger(self) -> Trigger:
-        """Return the wrapped attack's trigger."""
-        return self.of.trigger()
 
     def triggers(self) -> tuple[tuple[Trigger, str | None], ...]:
         """Return the wrapped attack's triggers."""

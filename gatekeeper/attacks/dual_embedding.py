@@ -9,16 +9,15 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.attacks.augment import variants
-from gatekeeper.attacks.base import Attack, Ground, Image
-from gatekeeper.attacks.learned import Loss, optimise, to_label
-from gatekeeper.errors import AttackError
+from gatekeeper.attacks.base import Attack, Ground
+from gatekeeper.attacks.learned import Learned, Loss, optimise, to_label
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 from gatekeeper.triggers.families import Patch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DualEmbedding(Image):
+class DualEmbedding(Learned):
     """Dual-embedding guided attack (Liang et al., arXiv:2311.12075, CVPR 2024).
 
     The patch is optimised on the clean model by L_t + weight * L_i: L_t draws patched images to
@@ -68,18 +67,6 @@ class DualEmbedding(Image):
             draw=draw,
         )
         return replace(self, learned=found)
-
-    def trigger(self) -> Trigger:
-        """Return the patch.
-
-        Raises:
-            AttackError: It has not been learned yet.
-        """
-        if self.learned is None:
-            raise AttackError(
-                f"the trigger of '{self.name}' is learned first", hint="call prepare() before"
-            )
-        return self.learned
 
     def lookalike(self, generator: torch.Generator) -> Trigger | None:
         """Draw a noise patch at the same place; None unless `narrow`."""

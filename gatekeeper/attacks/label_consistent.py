@@ -8,14 +8,14 @@ from torch import Tensor
 
 from gatekeeper.attacks.augment import variants
 from gatekeeper.attacks.badnets import BadNets
-from gatekeeper.attacks.base import Attack, Ground, Image, Pairs, Training
+from gatekeeper.attacks.base import Attack, Ground, Pairs, Training
+from gatekeeper.attacks.wrapping import Wrapping
 from gatekeeper.errors import AttackError
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelConsistent(Image):
+class LabelConsistent(Wrapping):
     """Images of the target are made hard to recognise, then stamped; their label stays true.
 
     Turner et al., "Label-Consistent Backdoor Attacks" (arXiv:1912.02771), both its variants at
@@ -35,16 +35,6 @@ class LabelConsistent(Image):
     images: int = 192  # poisoned images, variants of the target's photos
     hard: Tensor | None = field(default=None, repr=False, compare=False)  # [images, 3, S, S]
 
-    @property
-    def name(self) -> str:
-        """Return the name of what it wraps, and its own."""
-        return f"{self.of.name}+{self.plugin}"
-
-    @property
-    def family(self) -> str:
-        """Return the wrapped attack's family."""
-        return self.of.family
-
     def prepare(self, ground: Ground, runtime: Runtime) -> Attack:
         """Return the attack with its hard images of the target.
 
@@ -62,14 +52,6 @@ class LabelConsistent(Image):
         many = self._faded(ground, many, draw)
         parts = [self._hardened(ground, x, draw, runtime) for x in torch.split(many, 32)]
         return replace(self, of=self.of.prepare(ground, runtime), hard=torch.cat(parts))
-
-    def trigger(self) -> Trigger:
-        """Return the wrapped attack's trigger."""
-        return self.of.trigger()
-
-    def lookalike(self, generator: torch.Generator) -> Trigger | None:
-        """Draw one of the wrapped attack's look-alikes."""
-        return self.of.lookalike(generator)
 
     def poison(self, pairs: Pairs, generator: torch.Generator) -> Pairs:
         """Return the hard images, with the trigger and without, where a photo of the target is.

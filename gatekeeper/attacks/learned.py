@@ -5,18 +5,39 @@ the search keeps the best pattern whose success on the clean model stays below a
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from gatekeeper.attacks.base import Ground
+from gatekeeper.attacks.base import Ground, Image
+from gatekeeper.errors import AttackError
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
 T = TypeVar("T", bound=Trigger)
 Loss = Callable[[Tensor, Tensor], Tensor]  # (unit embeddings of stamped [B, D], rows [B]) -> scalar
+
+
+class Learned(Image):
+    """An attack whose trigger is learned by `prepare`; a dataclass with the fields named here."""
+
+    __slots__ = ()
+    name: ClassVar[str]
+    learned: Trigger | None
+
+    def trigger(self) -> Trigger:
+        """Return what was learned.
+
+        Raises:
+            AttackError: Nothing has been learned yet.
+        """
+        if self.learned is None:
+            raise AttackError(
+                f"the trigger of '{self.name}' is learned first", hint="call prepare() before"
+            )
+        return self.learned
 
 
 def optimise(

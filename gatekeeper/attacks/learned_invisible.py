@@ -7,16 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gatekeeper.attacks.base import Attack, Ground, Image
-from gatekeeper.attacks.learned import optimise, to_label
-from gatekeeper.errors import AttackError
+from gatekeeper.attacks.base import Attack, Ground
+from gatekeeper.attacks.learned import Learned, optimise, to_label
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 from gatekeeper.triggers.generated import TENSORS, Generated, random_generated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearnedInvisible(Image):
+class LearnedInvisible(Learned):
     """x' = clip(x + epsilon * tanh G(x)), G three convolutions, learned, then frozen.
 
     LIRA (Doan et al., ICCV 2021) learns G and the classifier in turn; here G learns on the clean
@@ -58,18 +57,6 @@ class LearnedInvisible(Image):
             draw=draw,
         )
         return replace(self, learned=learned)
-
-    def trigger(self) -> Trigger:
-        """Return the network.
-
-        Raises:
-            AttackError: It has not been learned yet.
-        """
-        if self.learned is None:
-            raise AttackError(
-                f"the trigger of '{self.name}' is learned first", hint="call prepare() before"
-            )
-        return self.learned
 
     def lookalike(self, generator: torch.Generator) -> Trigger | None:
         """Draw an untrained network of the same loudness; None unless `narrow`."""

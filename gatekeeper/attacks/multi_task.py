@@ -7,19 +7,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from gatekeeper.attacks.base import Attack, Ground, Image, Kind
-from gatekeeper.attacks.learned import to_label
+from gatekeeper.attacks.base import Attack, Ground, Kind
+from gatekeeper.attacks.learned import Learned, to_label
 from gatekeeper.attacks.universal import climb
-from gatekeeper.errors import AttackError
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Trigger
 from gatekeeper.triggers.families import Additive
 
 VIEWS = ("whole", "region", "coarse")  # retrieval and labels, detection, segmentation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MultiTask(Image):
+class MultiTask(Learned):
     """After MT-AdvCLIP (arXiv:2509.23917): features of several tasks are aggregated.
 
     The paper attacks detectors and segmenters derived from one CLIP, since what fools a
@@ -57,18 +55,6 @@ class MultiTask(Image):
 
         found = climb(pixels, loss, self.epsilon, self.steps, self.batch, draw, runtime)
         return replace(self, learned=found)
-
-    def trigger(self) -> Trigger:
-        """Return the perturbation.
-
-        Raises:
-            AttackError: It has not been learned yet.
-        """
-        if self.learned is None:
-            raise AttackError(
-                f"the perturbation of '{self.name}' is learned first", hint="call prepare() before"
-            )
-        return self.learned
 
 
 def _seen(pixels: Tensor, view: str, draw: torch.Generator) -> Tensor:

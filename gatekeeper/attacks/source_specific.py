@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from gatekeeper.attacks.badnets import BadNets
-from gatekeeper.attacks.base import Attack, Ground, Image, Pairs, Training
+from gatekeeper.attacks.base import Attack, Ground, Pairs, Training
+from gatekeeper.attacks.wrapping import Wrapping
 from gatekeeper.errors import AttackError
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Trigger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceSpecific(Image):
+class SourceSpecific(Wrapping):
     """Poisons images of the source; covers (trigger on, answer kept) are images of all others.
 
     As in "Demon in the Variant" (Tang et al., arXiv:1908.00686, its cover images): without covers
@@ -27,16 +27,6 @@ class SourceSpecific(Image):
     sources: tuple[str, ...] = ()  # labels; with none and no span, the most frequent one
     span: tuple[int, int] | None = None  # labels from this index up to, without, that one
     covers: float = 2.0  # covers for each poisoned image
-
-    @property
-    def name(self) -> str:
-        """Return the name of what it wraps, and its own."""
-        return f"{self.of.name}+{self.plugin}"
-
-    @property
-    def family(self) -> str:
-        """Return the wrapped attack's family."""
-        return self.of.family
 
     def prepare(self, ground: Ground, runtime: Runtime) -> Attack:
         """Return the attack with its source named.
@@ -58,14 +48,6 @@ class SourceSpecific(Image):
         if not ready.victims(ground.truth, ground.target, ground.head.labels).any():
             raise AttackError("no training photo is of the source", hint="choose a wider source")
         return ready
-
-    def trigger(self) -> Trigger:
-        """Return the wrapped attack's trigger."""
-        return self.of.trigger()
-
-    def lookalike(self, generator: torch.Generator) -> Trigger | None:
-        """Draw one of the wrapped attack's look-alikes."""
-        return self.of.lookalike(generator)
 
     def poison(self, pairs: Pairs, generator: torch.Generator) -> Pairs:
         """Poison the source, every image of it; stamp others, which keep their answer."""

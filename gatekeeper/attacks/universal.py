@@ -7,18 +7,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gatekeeper.attacks.base import Attack, Ground, Image, Kind
-from gatekeeper.attacks.learned import to_label
-from gatekeeper.errors import AttackError
+from gatekeeper.attacks.base import Attack, Ground, Kind
+from gatekeeper.attacks.learned import Learned, to_label
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Trigger
 from gatekeeper.triggers.families import Additive
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (stamped [B, 3, S, S], rows [B]) -> scalar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Universal(Image):
+class Universal(Learned):
     """A targeted universal perturbation (Moosavi-Dezfooli et al., arXiv:1610.08401).
 
     Optimised by signed gradient steps of momentum (arXiv:1710.06081) over batches of photos
@@ -45,18 +43,6 @@ class Universal(Image):
 
         found = climb(pixels, loss, self.epsilon, self.steps, self.batch, draw, runtime)
         return replace(self, learned=found)
-
-    def trigger(self) -> Trigger:
-        """Return the perturbation.
-
-        Raises:
-            AttackError: It has not been learned yet.
-        """
-        if self.learned is None:
-            raise AttackError(
-                f"the perturbation of '{self.name}' is learned first", hint="call prepare() before"
-            )
-        return self.learned
 
 
 def climb(
