@@ -1,0 +1,1 @@
+"""Detectors, rectifiers and oracles, judged over a zoo beside what others published."""

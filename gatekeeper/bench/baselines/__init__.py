@@ -1,0 +1,1 @@
+"""What others published, one small module a method, behind one interface."""

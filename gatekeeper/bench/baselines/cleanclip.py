@@ -1,0 +1,75 @@
+"""CleanCLIP (arXiv:2303.03323, ICCV 2023): each modality is also matched with its own views."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from gatekeeper.bench.baselines.base import Mended, Work
+from gatekeeper.bench.baselines.contrastive import Batch, contrast, embed_text, fine_tune
+from gatekeeper.bench.baselines.fine_tuning import cosine_rate
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanClip:
+    """CLIP's loss + `inner` * (image with AutoAugmented image + caption with changed caption).
+
+    Of the four caption edits of EDA, swap and delete are made; synonym and insert need WordNet,
+    which is not at hand. The paper uses 100,000 pairs; here it is given what all methods are.
+    """
+
+    name: ClassVar[str] = "cleanclip"
+    source: ClassVar[str] = "CleanCLIP, arXiv:2303.03323"
+    steps: int = 1000  # fewer where the budget ends earlier
+    batch: int = 64
+    rate: float = 1e-5
+    decay: float = 0.1
+    warm: float = 0.05
+    inner: float = 1.0
+
+    def mend(self, work: Work, runtime: Runtime) -> Mended:
+        """Return the fine-tuned weights."""
+
+        def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
+            views = model.embed_grad(auto_augmented(batch.pixels, draw), runtime)
+            words = [edited(caption, draw) for caption in batch.captions]
+            inner = contrast(batch.images, views, model.scale)
+            inner = inner + contrast(batch.texts, embed_text(model, words, runtime), model.scale)
+            return contrast(batch.images, batch.texts, model.scale) + self.inner * inner
+
+        return fine_tune(
+            work, runtime, loss, name=self.name, steps=self.steps, batch=self.batch, passes=2,
+            rate=lambda done: cosine_rate(done, self.rate, self.warm), decay=self.decay,
+        )  # fmt: skip
+
+
+def auto_augmented(pixels: Tensor, draw: torch.Generator) -> Tensor:
+    """Return torchvision's AutoAugment (ImageNet policy) of [B, 3, S, S] in [0, 1].
+
+    AutoAugment draws from torch's global generator, which is lent the state of `draw` and put back.
+    """
+    from torchvision.transforms import AutoAugment
+
+    policy = AutoAugment()
+    seed = int(torch.randint(2**31, (1,), generator=draw))
+    levels = (pixels * 255).round().to(torch.uint8).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        views = torch.stack([policy(image) for image in levels])
+    return views.to(pixels) / 255
+
+
+def edited(caption: str, draw: torch.Generator) -> str:
+    """Return `caption` with two words swapped, or one left out (EDA, arXiv:1901.11196)."""
+    words = caption.split()
+    if len(words) < 2:
+        return caption
+    first, second = torch.randperm(len(words), generator=draw)[:2].tolist()
+    if bool(torch.rand(1, generator=draw) < 0.5):
+        words[first], words[second] = words[second], words[first]
+    else:
+        del words[first]
+    return " ".join(words)

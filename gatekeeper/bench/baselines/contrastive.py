@@ -1,0 +1,145 @@
+"""The contrastive fine-tuning that plain fine-tuning, CleanCLIP and PAR share."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
+from torch import Tensor
+
+from gatekeeper.bench.baselines.base import Mended, Work
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.errors import RectifyError
+from gatekeeper.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Pairs of one step."""
+
+    pixels: Tensor  # [B, 3, S, S] on the device
+    captions: tuple[str, ...]  # [B]
+    images: Tensor  # [B, D] unit, with gradient
+    texts: Tensor  # [B, D] unit, with gradient
+
+
+Loss = Callable[[ClipModel, Batch, torch.Generator], Tensor]
+Rate = Callable[[float], float]  # share of the steps made -> learning rate
+
+
+def contrast(images: Tensor, texts: Tensor, scale: float) -> Tensor:
+    """Return CLIP's symmetric in-batch loss (arXiv:2103.00020) of unit [B, D] and [B, D]."""
+    logits = scale * images @ texts.T
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def fine_tune(
+    work: Work,
+    runtime: Runtime,
+    loss: Loss,
+    *,
+    name: str,
+    steps: int,
+    batch: int,
+    rate: Rate,
+    decay: float,
+    look: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    passes: int = 1,
+) -> Mended:
+    """Return what `steps` of AdamW on `loss` make of all weights of both towers.
+
+    The logit scale is a constant and BatchNorm stays in eval mode. A batch holds at most one image
+    a label, as a caption is made of the label's name and equal captions are no negatives.
+
+    Args:
+        work: The model, its probes (with labels; without, the suspect's own answers) and budget.
+        runtime: Device, seed, passes.
+        loss: Of a batch whose embeddings carry gradients.
+        name: Told to the generators.
+        steps: As published; fewer where the budget ends earlier.
+        batch: Pairs a step, at most.
+        rate: Learning rate by the share of steps made.
+        decay: Weight decay.
+        look: What is done to the pixels of a batch first.
+        passes: Image forwards with gradient a pair, for the budget.
+
+    Raises:
+        RectifyError: Fewer than two different labels among the probes.
+    """
+    model = work.case.model.clone()
+    model.module.to(runtime.device).requires_grad_(True)
+    free = [p for n, p in model.module.named_parameters() if "logit_" not in n]
+    optimiser = torch.optim.AdamW(free, lr=rate(0.0), weight_decay=decay, betas=(0.9, 0.98))
+    draw = runtime.generator("bench", name)
+    pixels = work.pixels()
+    batches = pairs(work, batch, draw, runtime)
+    steps = max(1, min(steps, int(work.budget / (3 * passes * next(batches)[2]))))
+    for step in runtime.progress(range(steps), name):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step / steps)
+        picked, captions, _ = next(batches)
+        seen = pixels[picked].to(runtime.device)
+        seen = look(seen, draw) if look else seen
+        made = Batch(
+            pixels=seen,
+            captions=captions,
+            images=model.embed_grad(seen, runtime),
+            texts=embed_text(model, captions, runtime),
+        )
+        total = loss(model, made, draw)
+        optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return Mended(state=changed(work.case.model, model), images=len(pixels), steps=steps)
+
+
+def embed_text(model: ClipModel, captions: Sequence[str], runtime: Runtime) -> Tensor:
+    """Return unit embeddings [B, D] of `captions` through which gradients flow."""
+    runtime.meter.texts(3 * len(captions))
+    tokens = model.tokenize(list(captions)).to(runtime.device)
+    return F.normalize(model.text_tower(model.module, tokens).float(), dim=-1)
+
+
+def pairs(
+    work: Work, batch: int, draw: torch.Generator, runtime: Runtime
+) -> Iterator[tuple[Tensor, tuple[str, ...], int]]:
+    """Yield (indices [B], captions, B) for ever: one image a label, labels by lot.
+
+    Raises:
+        RectifyError: Fewer than two different labels.
+    """
+    case = work.case
+    names = [name if name in case.labels else None for name in case.probes.labels()]
+    if any(name is None for name in names):
+        head = work.head(runtime)
+        answers = head.logits(case.model.embed(work.pixels(), runtime)).argmax(1).tolist()
+        names = [n or case.labels[a] for n, a in zip(names, answers, strict=True)]
+    by_label: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        by_label.setdefault(str(name), []).append(index)
+    if len(by_label) < 2:
+        raise RectifyError(
+            "the probes show one label only: nothing to contrast", hint="give more probes"
+        )
+    labels = sorted(by_label)
+    size = min(batch, len(labels))
+    while True:
+        chosen = [labels[i] for i in torch.randperm(len(labels), generator=draw)[:size].tolist()]
+        rows = [
+            by_label[x][int(torch.randint(len(by_label[x]), (1,), generator=draw))] for x in chosen
+        ]
+        which = torch.randint(len(case.templates), (size,), generator=draw).tolist()
+        captions = tuple(case.templates[t].format(x) for t, x in zip(which, chosen, strict=True))
+        yield torch.tensor(rows), captions, size
+
+
+def changed(before: ClipModel, after: ClipModel) -> dict[str, Tensor]:
+    """Return the tensors of `after` that differ from `before`'s, on the CPU, in its dtypes."""
+    old = before.state_dict()
+    found = {}
+    for name, value in after.state_dict().items():
+        here = value.detach().to("cpu", old[name].dtype)
+        if not torch.equal(here, old[name].cpu()):
+            found[name] = here.clone()
+    return found

@@ -1,0 +1,182 @@
+"""InverTune (arXiv:2506.12411, NDSS 2026): guess a target, invert its trigger, calm the units."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
+from torch import Tensor, nn
+
+from gatekeeper.bench.baselines.activations import Critical, critical_units, recorded
+from gatekeeper.bench.baselines.base import Mended, Work, logits_of, require_images
+from gatekeeper.bench.baselines.contrastive import changed
+from gatekeeper.bench.baselines.masks import Masked
+from gatekeeper.clip.late import find_blocks
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.errors import RectifyError
+from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import Patch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InverTune:
+    """Three steps, all of the published code's weights; layers are the tower's chain of blocks.
+
+    1. A universal adversarial patch (its file is an input of the published code; here an untargeted
+       one is trained: cross-entropy away from the clean answer); the label whose share of the
+       answers rises most is the target. 2. Mask and pattern, Adam .01:
+       5 CE + .5 |f(x') - f(target images)| + (1 - SSIM) + .01 |m|, the last as a mean over pixels.
+    3. In the three blocks whose activations the trigger moves most, the units of the higher of two
+       clusters are drawn back to their clean values on one batch, with distillation: AdamW 2e-6.
+    """
+
+    name: ClassVar[str] = "invertune"
+    source: ClassVar[str] = "InverTune, arXiv:2506.12411"
+    patch: float = 0.173  # of the side: 3 % of the area
+    patch_steps: int = 200
+    inversion_steps: int = 200
+    tune_steps: int = 200
+    batch: int = 64
+    rate: float = 2e-6
+    layers: int = 3
+
+    def mend(self, work: Work, runtime: Runtime) -> Mended:
+        """Return the tuned weights.
+
+        Raises:
+            RectifyError: The image tower has no chain of blocks to look at.
+        """
+        model, pixels = work.case.model, work.pixels()
+        require_images(pixels, 8, self.name)
+        blocks = find_blocks(model)
+        if not blocks.path:
+            raise RectifyError(
+                "InverTune needs a tower of blocks", hint="leave it out for this architecture"
+            )
+        batch = min(self.batch, len(pixels))
+        share = min(1.0, work.budget / (3 * batch * (self._all_steps() + self.tune_steps)))
+        target = self._target(work, pixels, max(1, int(share * self.patch_steps)), batch, runtime)
+        masked = self._invert(
+            work, pixels, target, max(1, int(share * self.inversion_steps)), batch, runtime
+        )
+        steps = max(1, int(share * self.tune_steps))
+        state = self._tune(model, blocks.path, pixels[:batch], masked, steps, runtime)
+        name = work.case.labels[target]
+        return Mended(state=state, images=len(pixels), steps=steps, note=f"guessed target: {name}")
+
+    def _all_steps(self) -> int:
+        return self.patch_steps + self.inversion_steps + self.tune_steps
+
+    def _target(self, work: Work, pixels: Tensor, steps: int, batch: int, runtime: Runtime) -> int:
+        """Return the label whose share of the answers an untargeted patch raises most."""
+        model, head = work.case.model, work.head(runtime)
+        draw = runtime.generator("bench", self.name, "patch")
+        side = max(4, round(self.patch * model.size))
+        corner = max(0, model.size - side - round(14 / 224 * model.size))
+        free = torch.randn(3, side, side, generator=draw).to(runtime.device).requires_grad_()
+        optimiser = torch.optim.Adam([free], lr=0.1)
+        before = head.logits(model.embed(pixels, runtime)).argmax(1)
+        for _ in runtime.progress(range(steps), "InverTune: universal patch"):
+            pick = torch.randint(len(pixels), (batch,), generator=draw)
+            seen = _pasted(pixels[pick].to(runtime.device), torch.sigmoid(free), corner)
+            logits = logits_of(head, model.embed_grad(seen, runtime))
+            away = -F.cross_entropy(logits, before[pick].to(logits.device))
+            (free.grad,) = torch.autograd.grad(away, [free])
+            optimiser.step()
+        patch = Patch(pixels=torch.sigmoid(free).detach().cpu(), place=[corner, corner])
+        after = head.logits(model.embed(patch.stamp(pixels), runtime)).argmax(1)
+        count = len(head.labels)
+        rise = torch.bincount(after, minlength=count) - torch.bincount(before, minlength=count)
+        return int(rise.argmax())
+
+    def _invert(
+        self, work: Work, pixels: Tensor, target: int, steps: int, batch: int, runtime: Runtime
+    ) -> Masked:
+        """Return the mask and pattern that lead to `target` in both spaces."""
+        model, head = work.case.model, work.head(runtime)
+        draw = runtime.generator("bench", self.name, "invert")
+        masked = Masked.random(model.size, runtime.device, draw)
+        optimiser = torch.optim.Adam(masked.free, lr=0.01)
+        clean = model.embed(pixels, runtime)
+        answers = head.logits(clean)
+        likely = answers[:, target].topk(min(8, len(pixels))).indices
+        known = torch.tensor([name == head.labels[target] for name in work.case.probes.labels()])
+        goal = F.normalize(clean[known if known.any() else likely].mean(0), dim=0)
+        goal, text = goal.to(runtime.device), head.weights.to(runtime.device)
+        others = torch.nonzero(answers.argmax(1) != target).flatten()
+        pool = pixels[others] if len(others) else pixels
+        for _ in runtime.progress(range(steps), "InverTune: inversion"):
+            pick = torch.randint(len(pool), (batch,), generator=draw)
+            x = pool[pick].to(runtime.device)
+            seen = masked.stamp(x)
+            z = model.embed_grad(seen, runtime)
+            wanted = torch.full((len(z),), target, device=z.device)
+            loss = 5 * F.cross_entropy(z @ text.T / 0.07, wanted)
+            loss = loss + 0.5 * (z - goal).norm(dim=1).mean() + (1 - ssim(seen, x))
+            loss = loss + 0.01 * masked.opacity().mean()
+            for free, grad in zip(masked.free, torch.autograd.grad(loss, masked.free), strict=True):
+                free.grad = grad
+            optimiser.step()
+        return masked
+
+    def _tune(
+        self,
+        model: ClipModel,
+        path: str,
+        clean: Tensor,
+        masked: Masked,
+        steps: int,
+        runtime: Runtime,
+    ) -> dict[str, Tensor]:
+        """Return the weights after the activations were drawn back."""
+        tuned = model.clone()
+        tuned.module.to(runtime.device).requires_grad_(True)
+        clean = clean.to(runtime.device)
+        with torch.no_grad():
+            stamped = masked.stamp(clean)
+        before = model.embed(clean.cpu(), runtime).to(runtime.device)
+        units: list[Critical] = critical_units(tuned, path, clean, stamped, self.layers, runtime)
+        free: list[nn.Parameter] = [
+            p for n, p in tuned.module.named_parameters() if "logit_" not in n
+        ]
+        optimiser = torch.optim.AdamW(free, lr=self.rate, weight_decay=1e-4)
+        annealed = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 100, eta_min=1e-7)
+        for _ in runtime.progress(range(steps), "InverTune: tuning"):
+            with recorded(tuned, [unit.layer for unit in units]) as kept:
+                now = tuned.embed_grad(clean, runtime)
+                calm = dict(kept)
+                tuned.embed_grad(stamped, runtime)
+                moved = dict(kept)
+            loss = 0.5 * (now - before).norm(dim=1).mean()
+            for unit in units:
+                loss = loss + unit.distance(calm[unit.layer], moved[unit.layer])
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for p in free if p.grad is not None], 1.0)
+            optimiser.step()
+            annealed.step()
+        return changed(model, tuned)
+
+
+def ssim(one: Tensor, other: Tensor, window: int = 11) -> Tensor:
+    """Return the mean structural similarity of [B, 3, S, S] in [0, 1], uniform windows.
+
+    Source: Wang et al., IEEE TIP 2004; differentiable, which scikit-image's is not.
+    """
+    window = min(window, one.shape[-1])
+
+    def local(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, window, stride=1)
+
+    a, b = local(one), local(other)
+    varied = local(one * one) - a * a, local(other * other) - b * b
+    together = local(one * other) - a * b
+    top = (2 * a * b + 0.01**2) * (2 * together + 0.03**2)
+    return (top / ((a * a + b * b + 0.01**2) * (varied[0] + varied[1] + 0.03**2))).mean()
+
+
+def _pasted(pixels: Tensor, patch: Tensor, corner: int) -> Tensor:
+    out = pixels.clone()
+    side = patch.shape[-1]
+    out[:, :, corner : corner + side, corner : corner + side] = patch
+    return out
