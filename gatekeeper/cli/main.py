@@ -23,6 +23,7 @@ COMMANDS = {
     "queue": "List scans that wait, try failed ones again, cancel them.",
     "policy": "Show, check and try out policies.",
     "lab": "Plant backdoors on purpose: one model, a whole zoo, a fire drill.",
+    "bench": "Judge detectors, repairs and oracles over a zoo, beside what others published.",
     "db": "Create, upgrade and check the gate's tables.",
     "doctor": "Say what is installed, reachable and safe, and what to do about the rest.",
 }
