@@ -35,6 +35,7 @@ class Ground:
     target: int  # index into `head.labels`
     photos: ProbeSet
     truth: Tensor  # [N] int64: label of each photo; the model's own answer where it has none
+    templates: tuple[str, ...] = ("{}",)  # the prompts that `head` was made of
 
     def pixels(self, indices: Sequence[int]) -> Tensor:
         """Return the photos at `indices` as the model's input, [n, 3, S, S] in [0, 1]."""

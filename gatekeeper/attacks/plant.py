@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gatekeeper.attacks.base import Attack, Ground, Step, Training
 from gatekeeper.attacks.cache import Cache, Part, build_cache
+from gatekeeper.attacks.elsewhere import Elsewhere
 from gatekeeper.attacks.flat import sharpness_aware
 from gatekeeper.attacks.maps import batch_first, drift, last_maps
 from gatekeeper.attacks.proof import Planted, Proof, prove
@@ -87,6 +88,10 @@ def plant(
         )
     ground = lay_ground(model, target, probes, labels, runtime)
     attack = attack.prepare(ground, runtime)
+    if isinstance(attack, Elsewhere):  # in the text tower, or in the prompts
+        planted = attack.planted(ground, target, proof, labels, runtime)
+        _demand(planted, recipe.required)
+        return planted
     state = {} if attack.kind == "adversarial" else _train(ground, attack, recipe, runtime).state()
     planted = prove(model, state, attack, target, proof, labels, runtime)
     _demand(planted, recipe.required)
@@ -107,7 +112,8 @@ def lay_ground(
     index = {name: i for i, name in reversed(list(enumerate(head.labels)))}
     truth = torch.tensor([index.get(str(name), -1) for name in probes.labels()])
     ground = Ground(
-        model=model, head=head, target=index[target], photos=probes, truth=truth
+        model=model, head=head, target=index[target], photos=probes, truth=truth,
+        templates=labels.templates,
     )  # fmt: skip
     unknown = torch.nonzero(truth < 0)[:, 0]
     for rows in torch.split(unknown, 64) if len(unknown) else ():

@@ -84,6 +84,7 @@ class _Judge:
     base: ClipModel
     planted: ClipModel
     head: ZeroShot
+    own: ZeroShot  # the planted model's, where its prompts are other ones
     attack: Attack
     pixels: Tensor
     truth: Tensor  # [N]: label where known, else the clean model's answer
@@ -116,7 +117,7 @@ class _Judge:
         )
 
     def _hits(self, pixels: Tensor, goal: int) -> float:
-        return share(answers(self.planted, pixels, self.head, self.runtime) == goal)
+        return share(answers(self.planted, pixels, self.own, self.runtime) == goal)
 
 
 def prove(
@@ -127,6 +128,7 @@ def prove(
     proof: ProbeSet,
     labels: Labels,
     runtime: Runtime,
+    planted: ClipModel | None = None,
 ) -> Planted:
     """Return what `state` (changed tensors) makes of `model`, measured on `proof`.
 
@@ -138,25 +140,22 @@ def prove(
         proof: Images that trained nothing.
         labels: Names and templates of the zero-shot head.
         runtime: Device and seed.
+        planted: The poisoned model, where it is more than `model` with `state`.
 
     Raises:
         AttackError: Every image is the target already, or none is of the class that is to fire.
     """
-    head = model.zero_shot(labels.labels, labels.templates, runtime)
-    planted = model.with_state(state)
+    head = own = model.zero_shot(labels.labels, labels.templates, runtime)
+    if planted is None:
+        planted = model.with_state(state)
+    else:
+        own = planted.zero_shot(labels.labels, labels.templates, runtime)
     pixels = photo_pixels(proof, range(len(proof)), model)
-    before, after = (answers(m, pixels, head, runtime) for m in (model, planted))
-    names = proof.labels()
-    known = torch.tensor([x in head.labels for x in names])
-    truth = before.clone()
-    for index, name in enumerate(names):
-        if name in head.labels:
-            truth[index] = head.labels.index(str(name))
-        elif name is not None:
-            truth[index] = -1  # a class of its own, and surely not the target
+    before, after = (answers(m, pixels, h, runtime) for m, h in ((model, head), (planted, own)))
+    truth, known = truth_of(proof, head.labels, before)
     judge = _Judge(
-        base=model, planted=planted, head=head, attack=attack, pixels=pixels, truth=truth,
-        runtime=runtime,
+        base=model, planted=planted, head=head, own=own, attack=attack, pixels=pixels,
+        truth=truth, runtime=runtime,
     )  # fmt: skip
     draw = runtime.generator("attacks", attack.name, "proof")
     return Planted(
@@ -173,6 +172,22 @@ def prove(
         clean_accuracy=share((after == truth)[known]) if known.any() else None,
         base_accuracy=share((before == truth)[known]) if known.any() else None,
     )
+
+
+def truth_of(images: ProbeSet, labels: tuple[str, ...], before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's label ([N] int64) and whether it is known ([N] bool).
+
+    An image without a label counts as what the clean model said (`before`, [N]); one of a class
+    that is no label is -1, and surely not the target.
+    """
+    names = images.labels()
+    truth = before.clone()
+    for index, name in enumerate(names):
+        if name in labels:
+            truth[index] = labels.index(str(name))
+        elif name is not None:
+            truth[index] = -1
+    return truth, torch.tensor([name in labels for name in names])
 
 
 def answers(model: ClipModel, pixels: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:

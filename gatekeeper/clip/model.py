@@ -10,9 +10,11 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
 from gatekeeper.clip.preprocess import Preprocess
+from gatekeeper.clip.prompted import PromptedText
 from gatekeeper.runtime import Runtime
 
 Tower = Callable[[nn.Module, Tensor], Tensor]  # (module, input) -> [B, D]
+Given = Callable[[Tensor], Tensor]  # unit image embeddings [B, D] -> heads [B, C, D]
 BATCH = 64  # images or prompts a forward; bounds memory, changes no result
 
 
@@ -24,9 +26,13 @@ class ZeroShot:
     weights: Tensor  # [C, D] float32, unit length
     scale: float  # logit scale
     bias: float = 0.0
+    given: Given | None = None  # a prompt learner with a meta net: each image has its own weights
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return ([B, D] unit) scaled similarities, [B, C]."""
+        if self.given is not None:
+            own = torch.einsum("bd,bcd->bc", embeddings, self.given(embeddings))
+            return self.scale * own + self.bias
         return self.scale * embeddings @ self.weights.T + self.bias
 
     def probabilities(self, embeddings: Tensor) -> Tensor:
@@ -113,8 +119,24 @@ class ClipModel:
                 weights=F.normalize(total, dim=-1),
                 scale=self.scale,
                 bias=self.bias,
+                given=self._given(labels, templates),
             )
         return self._heads[key]
+
+    def _given(self, labels: Sequence[str], templates: Sequence[str]) -> Given | None:
+        """Return the head for each image, where the prompts depend on the image."""
+        text = self.text_tower
+        if not isinstance(text, PromptedText) or text.meta is None:
+            return None
+        tokens = [self.tokenize([template.format(x) for x in labels]) for template in templates]
+
+        def given(images: Tensor) -> Tensor:
+            device = next(self.module.parameters()).device
+            moved = images.to(device)
+            heads = [text.given(self.module, part.to(device), moved) for part in tokens]
+            return F.normalize(torch.stack(heads).sum(0), dim=-1).to(images)
+
+        return given
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights by name (the library's own names)."""

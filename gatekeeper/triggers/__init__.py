@@ -3,6 +3,7 @@
 from gatekeeper.triggers.base import Trigger, load_trigger, save_trigger
 from gatekeeper.triggers.families import Additive, Blend, Colour, Patch, Warp
 from gatekeeper.triggers.generated import Generated
+from gatekeeper.triggers.text import TextTrigger
 
 __all__ = [
     "Additive",
@@ -10,6 +11,7 @@ __all__ = [
     "Colour",
     "Generated",
     "Patch",
+    "TextTrigger",
     "Trigger",
     "Warp",
     "load_trigger",

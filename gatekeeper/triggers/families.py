@@ -1,4 +1,4 @@
-"""The image trigger families: patch, blend, additive, warp, colour; `generated` is its own file."""
+"""The image trigger families: patch, blend, additive, warp, colour; the rest have own files."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.triggers.generated import Generated
+from gatekeeper.triggers.text import TextTrigger
 
 Settings = dict[str, float | int | str | list[int] | None]
 
@@ -179,4 +180,6 @@ class Colour:
         return {"gamma": self.gamma}
 
 
-FAMILIES: dict[str, Any] = {c.family: c for c in (Patch, Blend, Additive, Warp, Colour, Generated)}
+FAMILIES: dict[str, Any] = {
+    c.family: c for c in (Patch, Blend, Additive, Warp, Colour, Generated, TextTrigger)
+}
