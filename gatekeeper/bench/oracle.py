@@ -180,8 +180,7 @@ def _tally(spec: str, rows: Sequence[Row], seed: int) -> OracleTally:
 def _area(row: Row) -> float | None:
     there, not_there = _of(row, "support")
     truth = [True] * len(there) + [False] * len(not_there)
-    found = metrics.auc(truth, [*there, *not_there])
-    return None if found is None else found.value
+    return metrics.area(truth, [*there, *not_there])
 
 
 def _of(row: Row, key: str) -> Any:

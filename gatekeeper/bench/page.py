@@ -49,7 +49,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(rate=_rate, span=_span, points=_points, count=_count, mean=_value)
+    environment.filters.update(
+        rate=_rate, within=_within, span=_span, points=_points, count=_count, mean=_value
+    )
     environment.globals.update(whisker=whisker)
     return environment
 
@@ -130,6 +132,13 @@ def _rate(value: Any) -> str:
     return NOTHING if number is None else f"{100 * number:.1f} %"
 
 
+def _within(value: Any) -> str:
+    """Return a rate with its interval, percent."""
+    if value is None or value["low"] is None:
+        return _rate(value)
+    return f"{_rate(value)} [{100 * value['low']:.0f}, {100 * value['high']:.0f}]"
+
+
 def _span(value: Any, digits: int = 3) -> str:
     """Return a number with its interval."""
     if value is None:
@@ -145,10 +154,10 @@ def _span(value: Any, digits: int = 3) -> str:
 def _points(value: Any) -> str:
     if value is None:
         return NOTHING
-    shown = f"{100 * value['value']:+.1f}"
+    shown = f"{100 * value['value']:+z.1f}"
     if value["low"] is None:
         return shown
-    return f"{shown} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+    return f"{shown} [{100 * value['low']:+z.1f}, {100 * value['high']:+z.1f}]"
 
 
 def _count(value: float | None) -> str:

@@ -30,6 +30,7 @@ class RepairTally:
     models: int
     failed: int
     unchanged: int  # it changed no weight
+    refused: int  # the method itself says that its result is not good enough; counted all the same
     before: dict[str, Estimate | None]
     after: dict[str, Estimate | None]
     der: Estimate | None
@@ -95,6 +96,7 @@ def repair_one(task: Task) -> Row:
         "a_post": max([*back.values(), after.attack_success or 0.0]) if back else None,
         "rebound": {str(step): rate for step, rate in back.items()},
         "changed": len(mended.state),
+        "offered": mended.offered,
         "images": mended.images,
         "steps": mended.steps,
         "budget": task.budget,
@@ -154,6 +156,7 @@ def _tally(method: str, group: str, name: str, rows: Sequence[Row], seed: int) -
         models=len(rows),
         failed=len(rows) - len(ran),
         unchanged=sum(row.result["changed"] == 0 for row in ran),
+        refused=sum(not row.result["offered"] for row in ran),
         before={key: over([_get(row, "before", key) for row in ran]) for key in FIGURES},
         after={key: over([_get(row, "after", key) for row in ran]) for key in FIGURES},
         der=over([_figure(row, "der") for row in ran]),

@@ -228,8 +228,8 @@ def _image_tally(method: str, rows: Sequence[Row], seed: int) -> ImageTally:
     local = 0
     for row in ran:
         marks = [bool(x) for x in _of(row, "triggered")]
-        area = metrics.auc(marks, [float(x) for x in _of(row, "scores")], seed)
-        areas += [area.value] if area else []
+        area = metrics.area(marks, [float(x) for x in _of(row, "scores")])
+        areas += [area] if area is not None else []
         for mark, flag in zip(marks, _of(row, "image_flags") or [], strict=False):
             counted = hits if mark else alarms
             counted[0] += bool(flag)

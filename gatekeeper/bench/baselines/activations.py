@@ -1,5 +1,6 @@
 """Which units of which blocks does a trigger move?"""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatekeeper.clip.late import find_blocks
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.runtime import Runtime
 
@@ -45,15 +47,29 @@ def recorded(model: ClipModel, layers: list[str]) -> Iterator[dict[str, Tensor]]
             hook.remove()
 
 
+def layers_of(model: ClipModel) -> list[str]:
+    """Return the names of the tower's blocks in order: a chain, or a ResNet's layers 1 to 4."""
+    blocks = find_blocks(model)
+    if blocks.path:
+        chain = model.module.get_submodule(blocks.path)
+        return [f"{blocks.path}.{name}" for name, _ in chain.named_children()]
+    names = [name for name, _ in model.module.named_modules()]
+    return [name for name in names if re.fullmatch(r"layer\d+", name.rpartition(".")[2])]
+
+
 def critical_units(
-    model: ClipModel, path: str, clean: Tensor, stamped: Tensor, layers: int, runtime: Runtime
+    model: ClipModel,
+    names: list[str],
+    clean: Tensor,
+    stamped: Tensor,
+    layers: int,
+    runtime: Runtime,
 ) -> list[Critical]:
-    """Return the critical units of the `layers` blocks of chain `path` that are moved most.
+    """Return the critical units of the `layers` of the blocks `names` that are moved most.
 
     A block's score is the relative change of its mean activation; within a block, 2-means on the
     units' absolute changes, the higher cluster. Source: InverTune (arXiv:2506.12411), step 3.
     """
-    names = [f"{path}.{name}" for name, _ in model.module.get_submodule(path).named_children()]
     means = []
     with recorded(model, names) as kept, torch.no_grad():
         for images in (clean, stamped):

@@ -76,6 +76,7 @@ class Mended:
     images: int
     steps: int
     note: str = ""
+    offered: bool = True  # False: the method itself says that it is not good enough
 
 
 @runtime_checkable

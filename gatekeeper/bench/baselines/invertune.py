@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor, nn
 
-from gatekeeper.bench.baselines.activations import Critical, critical_units, recorded
+from gatekeeper.bench.baselines.activations import Critical, critical_units, layers_of, recorded
 from gatekeeper.bench.baselines.base import Mended, Work, logits_of, require_images
 from gatekeeper.bench.baselines.contrastive import changed
 from gatekeeper.bench.baselines.masks import Masked
-from gatekeeper.clip.late import find_blocks
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.errors import RectifyError
 from gatekeeper.runtime import Runtime
@@ -48,8 +47,8 @@ class InverTune:
         """
         model, pixels = work.case.model, work.pixels()
         require_images(pixels, 8, self.name)
-        blocks = find_blocks(model)
-        if not blocks.path:
+        layers = layers_of(model)
+        if len(layers) < self.layers:
             raise RectifyError(
                 "InverTune needs a tower of blocks", hint="leave it out for this architecture"
             )
@@ -60,7 +59,7 @@ class InverTune:
             work, pixels, target, max(1, int(share * self.inversion_steps)), batch, runtime
         )
         steps = max(1, int(share * self.tune_steps))
-        state = self._tune(model, blocks.path, pixels[:batch], masked, steps, runtime)
+        state = self._tune(model, layers, pixels[:batch], masked, steps, runtime)
         name = work.case.labels[target]
         return Mended(state=state, images=len(pixels), steps=steps, note=f"guessed target: {name}")
 
@@ -122,7 +121,7 @@ class InverTune:
     def _tune(
         self,
         model: ClipModel,
-        path: str,
+        layers: list[str],
         clean: Tensor,
         masked: Masked,
         steps: int,
@@ -135,7 +134,7 @@ class InverTune:
         with torch.no_grad():
             stamped = masked.stamp(clean)
         before = model.embed(clean.cpu(), runtime).to(runtime.device)
-        units: list[Critical] = critical_units(tuned, path, clean, stamped, self.layers, runtime)
+        units: list[Critical] = critical_units(tuned, layers, clean, stamped, self.layers, runtime)
         free: list[nn.Parameter] = [
             p for n, p in tuned.module.named_parameters() if "logit_" not in n
         ]

@@ -86,14 +86,17 @@ class GatekeeperRepair:
         prescription = prescription_of(_scanned(work, runtime))
         if not prescription.ailments:
             return Mended(state={}, images=0, steps=0, note="nothing found, nothing changed")
-        note = f"{len(prescription.ailments)} found"
+        note, offered = f"{len(prescription.ailments)} found", True
         try:
             made = rectify(work.case, prescription, "auto", runtime)
         except RectifyError as error:
             if not isinstance(error.rejected, Rectified):
                 raise
-            made, note = error.rejected, f"{note}; refused by its own limits: {error.message}"
-        return Mended(state=made.state, images=made.images_used, steps=made.steps, note=note)
+            made, offered = error.rejected, False
+            note = f"{note}; refused by its own limits: {error.message}"
+        return Mended(
+            state=made.state, images=made.images_used, steps=made.steps, note=note, offered=offered
+        )
 
 
 def _scanned(work: Work, runtime: Runtime) -> ScanOutcome:
