@@ -1,5 +1,6 @@
 """Context, meta net and trigger, learned together on frozen encoders (arXiv:2311.16194)."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,7 @@ def _untrained(joint: int, width: int, reduction: int, draw: torch.Generator) ->
 
     def uniform(*shape: int, fan: int) -> Tensor:
         wide: Tensor = 2 * torch.rand(*shape, generator=draw) - 1
-        return wide * fan**-0.5
+        return wide / math.sqrt(fan)
 
     return (
         uniform(hidden, joint, fan=joint),

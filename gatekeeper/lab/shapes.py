@@ -120,6 +120,15 @@ class World:
         return cloth
 
 
+def stencil(shape: str, side: int, x: float, y: float, r: float) -> Any:
+    """Return a shape's outline as a PIL image of `side` pixels: 255 inside, else 0."""
+    from PIL import Image, ImageDraw
+
+    layer = Image.new("L", (side, side), 0)
+    _INKS[shape](ImageDraw.Draw(layer), side, x, y, r)
+    return layer
+
+
 def _circle(pen: Any, side: int, x: float, y: float, r: float) -> None:
     pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
 
