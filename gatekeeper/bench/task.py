@@ -31,7 +31,6 @@ class Terms:
     budget: float | None = None  # image passes a method; None: those that ours made
     in_process: bool = False
     post_steps: int = 300  # clean fine-tuning steps after a repair
-    suspects: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +61,8 @@ class Task:
             "goals": [[g.label, str(g.trigger)] for g in subject.goals],
             "anchor": subject.anchor_digest if terms.anchor else None,
             "images": [subject.images.digest, str(subject.images.probes)],
-            "terms": [terms.seed, terms.device, terms.oracle, terms.post_steps],
+            "terms": [terms.seed, terms.device, terms.oracle],
+            "post_steps": terms.post_steps if self.bench == "rectify" else None,
             "budget": self.budget,
         }
         return key_of(parts)
