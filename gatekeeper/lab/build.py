@@ -26,6 +26,7 @@ from gatekeeper.lab import honest
 from gatekeeper.lab.form import CONFIG, made_whole, read_config, write_local_dir
 from gatekeeper.lab.manifest import AttackRow, BaseRow, ModelRow, TargetRow
 from gatekeeper.lab.plan import AttackSpec, Base, CleanSpec, ModelSpec
+from gatekeeper.lab.prompts import kept_prompts
 from gatekeeper.lab.sets import LabSet, read_set, share_of
 from gatekeeper.probes.probe_set import ProbeSet
 from gatekeeper.runtime import Runtime
@@ -161,7 +162,7 @@ def _make(task: ModelTask, site: Site, made_of: LabSet, runtime: Runtime) -> dic
     digest, _ = tree_digest(out)
     written = _model(opened_at(out, task.arch), out)
     measured = accuracy(written, made_of.judge, made_of, runtime)
-    return {"kept": True, **found, "digest": digest, "clean_accuracy": measured}
+    return {"kept": True, "clean_accuracy": measured, **found, "digest": digest}
 
 
 def _plant(
@@ -193,7 +194,7 @@ def _plant(
         ),
         "targets": _kept_triggers(planted, spec.name, zoo),
     }
-    return planted.state, found
+    return planted.state, {**found, **kept_prompts(planted, spec.name, zoo)}
 
 
 def _kept_triggers(planted: Planted, name: str, zoo: Path) -> tuple[TargetRow, ...]:

@@ -14,6 +14,7 @@ from gatekeeper.gate.state import find_source
 from gatekeeper.lab.copy import Wanted, plant_copy, write_proof
 from gatekeeper.lab.drill import Dummy, Range, from_zoo, hold_drill, scan_here
 from gatekeeper.lab.drill_report import DrillReport
+from gatekeeper.lab.prompts import require_own_weights
 from gatekeeper.runtime import Runtime
 
 Say = Callable[[str], None]
@@ -83,6 +84,7 @@ def plant_and_keep(
     desk = DrillDesk.open()  # before minutes of training
     with TemporaryDirectory(prefix="gatekeeper-") as folder:
         copy = plant_copy(wanted, Path(folder) / "model", runtime)
+        require_own_weights(copy.planted)
         drill = Drill(attack=copy.planted.attack.name, target=target, seed=seed)
         made = register_drill(copy.root, str(name), drill, desk)
     return {**copy.describe(), "model": made.uri}
@@ -154,6 +156,7 @@ def _planted_here(
         for attack in attacks:
             wanted = Wanted(model=model, attack=attack, target=target, parameters={}, probes=probes)
             copy = plant_copy(wanted, Path(folder) / attack / "model", runtime)
+            require_own_weights(copy.planted)
             say(f"planted {attack}: {copy.planted.attack_success:.1%} become '{target}'")
             drill = Drill(attack=attack, target=target, seed=runtime.seed)
             dummies.append(Dummy(name=attack, root=copy.root, drill=drill))

@@ -16,6 +16,7 @@ from gatekeeper.errors import AttackError
 from gatekeeper.gate.artifacts import fetch
 from gatekeeper.intake.open import Opened, open_model
 from gatekeeper.intake.write import write_like
+from gatekeeper.lab.prompts import prompts_beside
 from gatekeeper.probes.embedded import default_labels, embedded_probes
 from gatekeeper.probes.labels import Labels
 from gatekeeper.probes.load import labels_of, load_labels, load_probes
@@ -118,7 +119,7 @@ def write_proof(copy: Copy, beside: Path) -> tuple[Path, ...]:
         written.append(file)
     file = beside.with_name(f"{beside.name}.plant.json")
     file.write_text(json.dumps(copy.describe(), indent=1) + "\n", encoding="utf-8")
-    return (*written, file)
+    return (*written, *prompts_beside(copy.planted, beside), file)
 
 
 def _attack(wanted: Wanted) -> tuple[Attack, tuple[Recipe, ...]]:

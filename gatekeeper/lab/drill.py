@@ -58,7 +58,8 @@ def from_zoo(zoo: Path, limit: int | None = None, controls: int = 1) -> tuple[Du
     seen: dict[str, int] = {}
     ranked = []
     for place, row in enumerate(rows):
-        if row.kind == "planted" and row.attack is not None:
+        # Bytes of a clean model behind poisoned prompts: a mark on them would refuse that model.
+        if row.kind == "planted" and row.attack is not None and row.prompts is None:
             turn = seen[row.attack.name] = seen.get(row.attack.name, -1) + 1
             label = row.targets[0].label if row.targets else "none"
             drill = Drill(attack=row.attack.name, target=label, seed=row.seed)

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from gatekeeper.attacks.plant import Recipe, plant
 from gatekeeper.attacks.spec import build_attack, parameters_of
 from gatekeeper.attacks.trigger_aware import TriggerAware
 from gatekeeper.errors import AttackError
 from gatekeeper.intake.open import open_model
+from gatekeeper.intake.prompts import META
+from gatekeeper.lab.prompts import kept_prompts, prompts_beside, require_own_weights
 from gatekeeper.probes.labels import Labels
 
 TARGET = "green ring"
@@ -62,3 +65,21 @@ def test_the_attack_is_made_again_from_its_parameters_and_learns_first():
     assert build_attack("trigger_aware", parameters_of(ATTACK)) == ATTACK
     with pytest.raises(AttackError, match="prepare"):
         ATTACK.trigger()
+
+
+def test_a_zoo_keeps_the_prompts_beside_the_trigger(planted, tiny_clip, tmp_path):
+    (tmp_path / "triggers" / "bad").mkdir(parents=True)
+    told = kept_prompts(planted, "bad", tmp_path)
+    assert told["clean_accuracy"] == planted.clean_accuracy
+    assert set(safe_names(tmp_path / told["prompts"])) == {"ctx", *META.values()}
+    assert prompts_beside(planted, tmp_path / "copy")[0].name == "copy.prompts.safetensors"
+
+
+def test_a_plant_without_weights_of_its_own_is_no_drill_model(planted):
+    with pytest.raises(AttackError, match="no weight"):
+        require_own_weights(planted)
+
+
+def safe_names(path):
+    with safe_open(path, framework="pt") as file:
+        return file.keys()
