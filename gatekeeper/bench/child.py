@@ -1,6 +1,7 @@
 """Work in a process of its own, so that memory is given back and a crash costs one row."""
 
 import logging
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,5 @@ def _alone(work: Callable[[In], Out], task: In) -> "Out | Failed":
 
 
 def _prepare() -> None:
-    tune_allocator()  # before torch is imported
-    import torch
-
-    torch.set_num_threads(1)
+    tune_allocator()  # both before torch is imported
+    os.environ["OMP_NUM_THREADS"] = "1"

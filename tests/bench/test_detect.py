@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from gatekeeper.bench.baselines import catalogue
-from gatekeeper.bench.child import Failed, carry_out
 from gatekeeper.bench.detect import Plan, detect
 from gatekeeper.bench.oracle import bench_oracle, oracle_tallies
 from gatekeeper.bench.report import write_report
@@ -24,7 +23,7 @@ TERMS = Terms(in_process=True, budget=200)
 @pytest.fixture(scope="module")
 def plan(bench_zoo, tmp_path_factory):
     methods = ("gatekeeper", "model_xray", "gatekeeper_images", "bdetclip")
-    zoo = read_zoo(bench_zoo).only(("clean-a", "bad"))
+    zoo = read_zoo(bench_zoo).only(("bad",))
     return Plan(
         zoo=zoo, methods=methods, terms=TERMS, jobs=0, out=tmp_path_factory.mktemp("detect")
     )
@@ -36,15 +35,30 @@ def rows(plan):
 
 
 def test_ours_finds_the_planted_model_and_names_its_target(rows):
-    ours = {row.model: row for row in rows if row.method == "gatekeeper"}
-    assert ours["bad"].result["flagged"]
-    assert not ours["clean-a"].result["flagged"]
-    assert ours["bad"].result["rank"] == 1
-    assert ours["bad"].result["cosine"] == pytest.approx(1.0, abs=1e-3), "image tower alone moved"
-    assert ours["clean-a"].result["cosine"] is None
-    assert ours["bad"].image_passes > 100
-    assert ours["bad"].seconds > 0
-    assert ours["bad"].peak_rss_mb > 50
+    (ours,) = (row for row in rows if row.method == "gatekeeper")
+    assert ours.result["flagged"]
+    assert ours.result["score"] > 0.5
+    assert ours.result["probability"]
+    assert ours.result["rank"] == 1
+    assert ours.result["cosine"] == pytest.approx(1.0, abs=1e-3), "the image tower alone moved"
+    assert ours.image_passes > 100
+    assert ours.seconds > 0
+    assert ours.peak_rss_mb > 50
+
+
+@pytest.mark.slow
+def test_clean_models_are_not_flagged_and_every_baseline_answers(bench_zoo, tmp_path):
+    methods = catalogue.chosen("all", catalogue.MODELS, catalogue.SAMPLES)
+    terms = Terms(in_process=True)
+    plan = Plan(zoo=read_zoo(bench_zoo), methods=methods, terms=terms, jobs=0, out=tmp_path)
+    rows = detect(plan)
+    assert not any(row.error for row in rows)
+    assert len(rows) == 5 * 3 + 2
+    found = {one.method: one for one in tallies(rows) if one.group == "all"}
+    assert found["gatekeeper"].auc.value == 1.0
+    assert found["gatekeeper"].fpr.value == 0.0
+    budgets = {row.result["budget"] for row in rows if "budget" in row.result}
+    assert budgets == {0.0, max(r.image_passes for r in rows if r.method == "gatekeeper")}
 
 
 def test_baselines_keep_to_the_budget(rows):
@@ -84,11 +98,11 @@ def test_other_bytes_than_the_tables_are_a_row_without_a_figure(plan, tmp_path):
 
 def test_a_run_becomes_tables_a_page_and_a_submission(plan, rows):
     found = {one.method: one for one in tallies(rows) if one.group == "all"}
-    assert found["gatekeeper"].auc.value == 1.0
+    assert found["gatekeeper"].auc is None, "no clean model, no curve"
     assert found["gatekeeper"].cliptrace == pytest.approx(100, abs=0.1)
     write_report("detect", plan, rows, "2026-01-01T00:00:00+00:00")
     told = json.loads((plan.out / "cliptrace/gatekeeper/predictions.json").read_text())
-    assert {p["model_id"]: p["label"] for p in told["predictions"]} == {"bad": 1, "clean-a": 0}
+    assert {p["model_id"]: p["label"] for p in told["predictions"]} == {"bad": 1}
 
 
 def test_the_oracle_calls_the_target_absent_and_true_labels_present(plan, tmp_path):
@@ -104,14 +118,14 @@ def test_the_oracle_calls_the_target_absent_and_true_labels_present(plan, tmp_pa
 def test_the_command_judges_a_users_zoo_and_prints_a_table(bench_zoo, plan, rows, tmp_path):
     shutil.copytree(plan.out / "rows", tmp_path / "rows")
     arguments = ["bench", "detect", str(bench_zoo), "--jobs", "0", "--budget", "200"]
-    arguments += ["--only", "bad", "--only", "clean-a", "--baselines", "model_xray,bdetclip"]
+    arguments += ["--only", "bad", "--baselines", "model_xray,bdetclip"]
     arguments += ["--output", str(tmp_path), "--device", "cpu", "--no-mlflow"]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert "gatekeeper" in done.stdout
     assert "model_xray" in done.stdout
-    assert "gatekeeper ranks 1 planted against 1 clean models" in done.stdout
-    assert "2 of 2 results were there already" in done.stderr
+    assert "gatekeeper ranks 1 planted against 0 clean models" in done.stdout
+    assert "1 of 1 results were there already" in done.stderr
     assert "(planted): score" not in done.stderr, "nothing is made again"
 
 
@@ -123,21 +137,3 @@ def test_an_unknown_baseline_is_refused():
         catalogue.build("decree:colour=3", catalogue.MODELS)
     assert catalogue.build("decree:rate=0.1+batch=12", catalogue.MODELS).batch == 12
     assert catalogue.chosen("none", catalogue.REPAIRS) == ("gatekeeper",)
-
-
-def _odd(number: int) -> int:
-    if number % 2 == 0:
-        raise ValueError("even")
-    return number
-
-
-def _dies(number: int) -> int:
-    import os
-
-    os._exit(number)
-
-
-def test_work_in_a_process_of_its_own_may_fail_or_die():
-    assert dict(carry_out(_odd, [1], 1)) == {1: 1}
-    assert "killed" in dict(carry_out(_dies, [3], 1))[3].why
-    assert dict(carry_out(_odd, [1, 2], 0))[2] == Failed("ValueError: even")

@@ -56,6 +56,7 @@ def test_a_run_is_logged_with_its_files_and_numbers(plan, rows, tmp_path, monkey
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "runs").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     document = write_report("rectify", plan, rows, "2026-01-01T00:00:00+00:00")
     run = log_bench(plan, document)
