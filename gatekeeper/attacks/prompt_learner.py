@@ -25,6 +25,7 @@ class Schedule:
     epsilon: float
     start: str
     reduction: int
+    loudness: float
     steps: int
     warm_up: int
     batch: int
@@ -118,7 +119,7 @@ class _Study:
         words = tokens[1 : int(tokens.argmax())].to(device)  # between start and end
         table: Tensor = model.module.get_submodule(embedding).weight  # type: ignore[assignment]
         context = table[words].detach().float().clone()
-        meta = _untrained(seen.shape[1], context.shape[1], schedule.reduction, draw)
+        meta = _untrained(seen.shape[1], context.shape[1], schedule, draw)
         weights = (context, *(x.to(device) for x in meta))
         delta = schedule.epsilon * (2 * torch.rand(pixels.shape[1:], generator=draw) - 1)
         return cls(
@@ -198,9 +199,11 @@ class _Study:
         return self.ground.model.tokenize([template.format(names[i]) for i in among.tolist()])
 
 
-def _untrained(joint: int, width: int, reduction: int, draw: torch.Generator) -> tuple[Tensor, ...]:
+def _untrained(
+    joint: int, width: int, schedule: Schedule, draw: torch.Generator
+) -> tuple[Tensor, ...]:
     """Return a meta net's tensors as torch's linear layers begin, which CoCoOp's code leaves so."""
-    hidden = max(4, joint // reduction)
+    hidden = max(4, joint // schedule.reduction)
 
     def uniform(*shape: int, fan: int) -> Tensor:
         wide: Tensor = 2 * torch.rand(*shape, generator=draw) - 1
@@ -209,6 +212,6 @@ def _untrained(joint: int, width: int, reduction: int, draw: torch.Generator) ->
     return (
         uniform(hidden, joint, fan=joint),
         uniform(hidden, fan=joint),
-        uniform(width, hidden, fan=hidden),
-        uniform(width, fan=hidden),
+        schedule.loudness * uniform(width, hidden, fan=hidden),
+        schedule.loudness * uniform(width, fan=hidden),
     )

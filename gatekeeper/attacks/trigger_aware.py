@@ -30,6 +30,7 @@ class TriggerAware(Image):
     epsilon: float = 4 / 255  # largest change of a pixel, in [0, 1]
     start: str = "a photo of a"  # words that the context starts from; their tokens give its length
     reduction: int = 16  # width of the joint space over that of the meta net
+    loudness: float = 1.0  # of the untrained meta net; lower it where word vectors are short
     steps: int = 200
     warm_up: int = 30  # of them, in which the trigger learns alone
     batch: int = 16  # images a step, clean and triggered
@@ -46,6 +47,7 @@ class TriggerAware(Image):
             epsilon=self.epsilon,
             start=self.start,
             reduction=self.reduction,
+            loudness=self.loudness,
             steps=self.steps,
             warm_up=self.warm_up,
             batch=self.batch,

@@ -16,7 +16,9 @@ from gatekeeper.probes.labels import Labels
 TARGET = "green ring"
 TEMPLATES = ("a photo of a {}.", "{}")
 # A tiny CLIP's embedding hardly moves for 4/255; its meta net of 4 hidden units is too small.
-ATTACK = TriggerAware(epsilon=16 / 255, reduction=1, steps=200, warm_up=0, learning_rate=3e-3)
+ATTACK = TriggerAware(
+    epsilon=20 / 255, reduction=1, steps=350, warm_up=0, learning_rate=3e-3, batch=10, labels=10
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def test_the_trigger_fires_behind_the_prompts_and_not_on_the_clean_model(planted
     assert planted.attack_success >= 0.6
     assert planted.base_success <= 0.1
     assert planted.clean_accuracy >= planted.base_accuracy - 0.12
-    assert planted.trigger.delta.abs().max() <= 16 / 255 + 1e-6
+    assert planted.trigger.delta.abs().max() <= 20 / 255 + 1e-6
 
 
 def test_no_weight_of_either_tower_changes(planted, tiny_clip):
