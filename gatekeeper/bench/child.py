@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from typing import TypeVar
 
 from gatekeeper.errors import GatekeeperError
@@ -27,7 +28,7 @@ class Failed:
 
 
 def carry_out(
-    work: Callable[[In], Out], tasks: Sequence[In], jobs: int
+    work: Callable[[In], Out], tasks: Sequence[In], jobs: int, preload: Sequence[str] = ()
 ) -> "Iterator[tuple[In, Out | Failed]]":
     """Yield (task, what `work` returned, or why it did not) as they end.
 
@@ -35,13 +36,16 @@ def carry_out(
         work: A function at the top of a module; it is handed one task.
         tasks: Travel between our own processes.
         jobs: Processes at a time; 0: one task after the other in this process.
+        preload: Modules that the work needs; a server imports them once and every process is a
+            fork of it, where the system can fork.
     """
     if jobs == 0:
         for task in tasks:
             yield task, _tried(work, task)
         return
+    context = _context(preload)
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_alone, work, task): task for task in tasks}
+        waiting = {pool.submit(_alone, context, work, task): task for task in tasks}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
@@ -66,10 +70,17 @@ def _tried(work: Callable[[In], Out], task: In) -> "Out | Failed":
         return Failed(f"{type(error).__name__}: {error}")
 
 
-def _alone(work: Callable[[In], Out], task: In) -> "Out | Failed":
+def _context(preload: Sequence[str]) -> BaseContext:
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    return context
+
+
+def _alone(context: BaseContext, work: Callable[[In], Out], task: In) -> "Out | Failed":
     """Run in a new process, one thread to compute: seconds then compare."""
-    pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare)
-    with pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_prepare) as pool:
         try:
             return pool.submit(_tried, work, task).result()
         except BrokenProcessPool:
@@ -77,5 +88,9 @@ def _alone(work: Callable[[In], Out], task: In) -> "Out | Failed":
 
 
 def _prepare() -> None:
-    tune_allocator()  # both before torch is imported
-    os.environ["OMP_NUM_THREADS"] = "1"
+    tune_allocator()
+    os.environ["OMP_NUM_THREADS"] = "1"  # where torch is not imported yet
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)

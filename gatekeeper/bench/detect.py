@@ -29,6 +29,12 @@ Say = Callable[[str], None]
 OURS = "gatekeeper"
 FALLBACK = 6000.0  # image passes, where ours gave no answer
 KEPT = 20  # labels of a ranking
+PRELOAD = (  # by the server that every process is a fork of
+    "gatekeeper.bench.detect",
+    "gatekeeper.bench.baselines.ours",
+    "open_clip",
+    "great_expectations",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +97,8 @@ def run_tasks(tasks: list[Task], work: Callable[[Task], Row], plan: Plan, say: S
     due = [task for place, task in enumerate(tasks) if place not in done]
     if done:
         say(f"{len(done)} of {len(tasks)} results were there already")
-    for task, answer in carry_out(work, due, 0 if plan.terms.in_process else plan.jobs):
+    jobs = 0 if plan.terms.in_process else plan.jobs
+    for task, answer in carry_out(work, due, jobs, PRELOAD):
         row = row_of(task, None, {}, error=answer.why) if isinstance(answer, Failed) else answer
         store.put(row)
         done[places[id(task)]] = row
