@@ -228,15 +228,21 @@ def _influence(
         (product,) = torch.autograd.grad(slope, [matrix], vector, retain_graph=True)
         return product + DAMPING * vector
 
+    solved = _solved(curved, wanted, runtime)
+    found = []
+    for x, y in zip(seen, pairs.labels, strict=True):
+        (own,) = torch.autograd.grad(loss(x[None], y[None]), [matrix])
+        found.append((own * solved).sum() / own.norm().clamp_min(1e-12))
+    return torch.stack(found)
+
+
+def _solved(curved: Curved, wanted: Tensor, runtime: Runtime) -> Tensor:
+    """Return H^-1 `wanted` by LiSSA's series (Agarwal et al., arXiv:1602.03943)."""
     scale = _steepest(curved, wanted, runtime)
     solved = wanted.clone()
     for _ in range(DEPTH):
         solved = wanted + solved - curved(solved) / scale
-    found = []
-    for x, y in zip(seen, pairs.labels, strict=True):
-        (own,) = torch.autograd.grad(loss(x[None], y[None]), [matrix])
-        found.append((own * solved).sum() / (scale * own.norm().clamp_min(1e-12)))
-    return torch.stack(found)
+    return solved / scale
 
 
 def _steepest(curved: Curved, like: Tensor, runtime: Runtime) -> float:
