@@ -22,9 +22,11 @@ class Critical:
     mask: Tensor  # of one image's activation, 0 or 1
 
     def distance(self, calm: Tensor, moved: Tensor) -> Tensor:
-        """Return |mask (calm - moved)| / |mask calm|."""
-        away: Tensor = ((calm - moved) * self.mask).norm()
-        whole: Tensor = (calm * self.mask).norm().clamp_min(1e-6)
+        """Return |mask (calm - moved)| / |mask calm| of activations' means over the batch."""
+        dim = [i for i, side in enumerate(self.mask.shape) if side != calm.shape[i]]
+        quiet, loud = (x.mean(dim, keepdim=True) if dim else x for x in (calm, moved))
+        away: Tensor = ((quiet - loud) * self.mask).norm()
+        whole: Tensor = (quiet * self.mask).norm().clamp_min(1e-6)
         return away / whole
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gatekeeper.bench.baselines.activations import Critical, critical_units, layers_of, recorded
 from gatekeeper.bench.baselines.base import Mended, Work, logits_of, require_images
 from gatekeeper.bench.baselines.contrastive import changed
-from gatekeeper.bench.baselines.masks import Masked
+from gatekeeper.bench.baselines.masks import Clamped
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.errors import RectifyError
 from gatekeeper.runtime import Runtime
@@ -24,7 +24,7 @@ class InverTune:
     1. A universal adversarial patch (its file is an input of the published code; here an untargeted
        one is trained: cross-entropy away from the clean answer); the label whose share of the
        answers rises most is the target. 2. Mask and pattern, Adam .01:
-       5 CE + .5 |f(x') - f(target images)| + (1 - SSIM) + .01 |m|, the last as a mean over pixels.
+       5 CE + .5 |f(x') - f(target images)| + (1 - SSIM) + .01 |m|, norms over the whole batch.
     3. In the three blocks whose activations the trigger moves most, the units of the higher of two
        clusters are drawn back to their clean values on one batch, with distillation: AdamW 2e-6.
     """
@@ -90,11 +90,11 @@ class InverTune:
 
     def _invert(
         self, work: Work, pixels: Tensor, target: int, steps: int, batch: int, runtime: Runtime
-    ) -> Masked:
+    ) -> Clamped:
         """Return the mask and pattern that lead to `target` in both spaces."""
         model, head = work.case.model, work.head(runtime)
         draw = runtime.generator("bench", self.name, "invert")
-        masked = Masked.random(model.size, runtime.device, draw)
+        masked = Clamped.random(model.size, runtime.device, draw)
         optimiser = torch.optim.Adam(masked.free, lr=0.01)
         clean = model.embed(pixels, runtime)
         answers = head.logits(clean)
@@ -111,11 +111,12 @@ class InverTune:
             z = model.embed_grad(seen, runtime)
             wanted = torch.full((len(z),), target, device=z.device)
             loss = 5 * F.cross_entropy(z @ text.T / 0.07, wanted)
-            loss = loss + 0.5 * (z - goal).norm(dim=1).mean() + (1 - ssim(seen, x))
-            loss = loss + 0.01 * masked.opacity().mean()
+            loss = loss + 0.5 * (z - goal).norm() + (1 - ssim(seen, x))
+            loss = loss + 0.01 * masked.mask.abs().sum()
             for free, grad in zip(masked.free, torch.autograd.grad(loss, masked.free), strict=True):
                 free.grad = grad
             optimiser.step()
+            masked.hold()
         return masked
 
     def _tune(
@@ -123,7 +124,7 @@ class InverTune:
         model: ClipModel,
         layers: list[str],
         clean: Tensor,
-        masked: Masked,
+        masked: Clamped,
         steps: int,
         runtime: Runtime,
     ) -> dict[str, Tensor]:
@@ -140,13 +141,14 @@ class InverTune:
         ]
         optimiser = torch.optim.AdamW(free, lr=self.rate, weight_decay=1e-4)
         annealed = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 100, eta_min=1e-7)
-        for _ in runtime.progress(range(steps), "InverTune: tuning"):
+        best, state = float("inf"), changed(model, tuned)
+        for step in runtime.progress(range(steps), "InverTune: tuning"):
             with recorded(tuned, [unit.layer for unit in units]) as kept:
                 now = tuned.embed_grad(clean, runtime)
                 calm = dict(kept)
                 tuned.embed_grad(stamped, runtime)
                 moved = dict(kept)
-            loss = 0.5 * (now - before).norm(dim=1).mean()
+            loss = 0.5 * (now - before).norm()
             for unit in units:
                 loss = loss + unit.distance(calm[unit.layer], moved[unit.layer])
             optimiser.zero_grad()
@@ -154,7 +156,10 @@ class InverTune:
             torch.nn.utils.clip_grad_norm_([p for p in free if p.grad is not None], 1.0)
             optimiser.step()
             annealed.step()
-        return changed(model, tuned)
+            looked_at = (step + 1) % 10 == 0 or step + 1 == steps
+            if looked_at and float(loss.detach()) < best:  # the checkpoint of the lowest loss
+                best, state = float(loss.detach()), changed(model, tuned)
+        return state
 
 
 def ssim(one: Tensor, other: Tensor, window: int = 11) -> Tensor:

@@ -1,4 +1,4 @@
-"""A full-size mask and pattern, as Neural Cleanse, DECREE and InverTune optimise them."""
+"""A full-size mask and pattern: through tanh (Neural Cleanse, DECREE) or clamped (InverTune)."""
 
 from dataclasses import dataclass
 
@@ -48,3 +48,34 @@ class Masked:
         return (
             int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1,
         )  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class Clamped:
+    """x' = (1 - m) x + m p, both held to [0, 1] after every step; a mask value a channel."""
+
+    mask: Tensor  # [3, S, S]
+    pattern: Tensor  # [3, S, S]
+
+    @classmethod
+    def random(cls, size: int, device: str, draw: torch.Generator) -> "Clamped":
+        """Return a uniform random start."""
+        mask, pattern = (
+            torch.rand(3, size, size, generator=draw).to(device).requires_grad_() for _ in range(2)
+        )
+        return cls(mask=mask, pattern=pattern)
+
+    @property
+    def free(self) -> list[Tensor]:
+        """Return what an optimiser may move."""
+        return [self.mask, self.pattern]
+
+    def hold(self) -> None:
+        """Clamp both to [0, 1], in place."""
+        with torch.no_grad():
+            for free in self.free:
+                free.clamp_(0, 1)
+
+    def stamp(self, pixels: Tensor) -> Tensor:
+        """Return `pixels` ([B, 3, S, S]) with the pattern on; gradients flow to both."""
+        return (1 - self.mask) * pixels + self.mask * self.pattern
