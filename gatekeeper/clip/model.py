@@ -28,8 +28,12 @@ class ZeroShot:
     bias: float = 0.0
     given: Given | None = None  # a prompt learner with a meta net: each image has its own weights
 
+    def on(self, device: str | torch.device) -> "ZeroShot":
+        """Return the head with its weights on `device`."""
+        return replace(self, weights=self.weights.to(device))
+
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Return ([B, D] unit) scaled similarities, [B, C]."""
+        """Return ([B, D] unit, on the head's device) scaled similarities, [B, C]."""
         if self.given is not None:
             own = torch.einsum("bd,bcd->bc", embeddings, self.given(embeddings))
             return self.scale * own + self.bias
@@ -59,6 +63,11 @@ class ClipModel:
     bias: float = 0.0  # SigLIP's
     digest: str = ""  # of the files it came from; keys caches
     _heads: dict[tuple[object, ...], ZeroShot] = field(default_factory=dict, repr=False)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether each image has a head of its own: every word then costs a text pass an image."""
+        return isinstance(self.text_tower, PromptedText) and self.text_tower.meta is not None
 
     @property
     def size(self) -> int:

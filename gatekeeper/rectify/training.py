@@ -72,7 +72,7 @@ def train(
     generator = runtime.generator("rectify", name)
     optimiser = torch.optim.AdamW(tower.parameters, lr=rate, weight_decay=0.0)
     device = tower.parameters[0].device
-    text = head.weights.to(device)
+    own = head.on(device)
     for step in runtime.progress(range(steps), what):
         for group in optimiser.param_groups:
             warm = min(1.0, (step + 1) / (0.1 * steps))
@@ -81,7 +81,7 @@ def train(
         b, right_b = stamped.draw(batch[1], generator)
         z = tower.embed(torch.cat([a, b]), runtime)
         right = join([right_a, right_b])
-        logits = head.scale * z @ text.T
+        logits = own.logits(z)
         loss = distillation(z, logits, right, weights)
         known = right_b.truth.to(device)
         if bool((known >= 0).any()):

@@ -43,8 +43,11 @@ class Pair:
 
 
 def pair_of(case: Case, runtime: Runtime) -> Pair:
-    """Return suspect and anchor over the case's labels and, where these are few, decoys."""
-    words = _vocabulary(case.labels)
+    """Return suspect and anchor over the case's labels and, where these are few, decoys.
+
+    Not where each image has prompts of its own: every decoy would cost a text pass an image.
+    """
+    words = case.labels if case.model.conditional else _vocabulary(case.labels)
     anchor = case.anchor
     return Pair(
         model=case.model,

@@ -70,14 +70,13 @@ def optimise(
     device = runtime.device
     free = free.detach().clone().requires_grad_(True)
     optimiser = torch.optim.Adam([free], lr=arm.rate)
-    head = ground.pair.head.weights.to(device)
-    scale, bias = ground.pair.head.scale, ground.pair.head.bias
+    head = ground.pair.head.on(device)
     frames: list[SearchStep] = []
     for step in runtime.progress(range(count), f"search {name or arm.name}"):
         some = torch.randperm(len(ground.images.pixels), generator=generator)[:batch]
         stamped = arm.build(free).stamp(ground.images.pixels[some], generator)
         embeddings = ground.pair.model.embed_grad(stamped.to(device), runtime)
-        logits = scale * embeddings @ head.T + bias  # [B, C]
+        logits = head.logits(embeddings)  # [B, C]
         mean = logits.softmax(dim=1).mean(dim=0)  # [C]
         kept = mean if excluded is None else _without(mean, excluded)
         gathered = kept.square().sum()

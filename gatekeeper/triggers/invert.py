@@ -87,11 +87,11 @@ def invert(
     make, free = _form(family, shape or Shape.fitting(model.size), start, generator)
     free = free.to(runtime.device).requires_grad_()
     optimiser = torch.optim.Adam([free], lr=RATES[family])
-    weights = head.weights.to(runtime.device)
+    own = head.on(runtime.device)
     for _ in runtime.progress(range(steps), f"inverting a {family} towards {head.labels[target]}"):
         chosen = torch.randint(0, len(pixels), (min(batch, len(pixels)),), generator=generator)
         stamped = make(free).stamp(pixels[chosen].to(runtime.device), generator)
-        logits = head.scale * model.embed_grad(stamped, runtime) @ weights.T  # [B, C]
+        logits = own.logits(model.embed_grad(stamped, runtime))  # [B, C]
         goal = torch.full((len(logits),), target, device=logits.device)
         (free.grad,) = torch.autograd.grad(F.cross_entropy(logits, goal), [free])
         optimiser.step()
