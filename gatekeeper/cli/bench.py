@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gatekeeper.bench.rows import Row
 
 _OPTIONS = (
-    click.option("--anchor/--no-anchor", default=True, show_default=True, help="Hand it over?"),
+    click.option("--anchor/--no-anchor", default=True, show_default=True, help="For every method."),
     click.option("--only", multiple=True, metavar="GLOB", help="Only models of this name."),
     click.option(
         "--output",

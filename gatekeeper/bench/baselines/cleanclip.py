@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.bench.baselines.contrastive import Batch, contrast, embed_text, fine_tune
+from gatekeeper.bench.baselines.contrastive import (
+    Batch,
+    Course,
+    contrast,
+    embed_text,
+    fine_tune,
+)
 from gatekeeper.bench.baselines.fine_tuning import cosine_rate
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.runtime import Runtime
@@ -40,10 +46,15 @@ class CleanClip:
             inner = inner + contrast(batch.texts, embed_text(model, words, runtime), model.scale)
             return contrast(batch.images, batch.texts, model.scale) + self.inner * inner
 
-        return fine_tune(
-            work, runtime, loss, name=self.name, steps=self.steps, batch=self.batch, passes=2,
-            rate=lambda done: cosine_rate(done, self.rate, self.warm), decay=self.decay,
-        )  # fmt: skip
+        course = Course(
+            name=self.name,
+            steps=self.steps,
+            batch=self.batch,
+            passes=2,
+            rate=lambda done: cosine_rate(done, self.rate, self.warm),
+            decay=self.decay,
+        )
+        return fine_tune(work, runtime, loss, course)
 
 
 def auto_augmented(pixels: Tensor, draw: torch.Generator) -> Tensor:

@@ -34,53 +34,44 @@ def contrast(images: Tensor, texts: Tensor, scale: float) -> Tensor:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def fine_tune(
-    work: Work,
-    runtime: Runtime,
-    loss: Loss,
-    *,
-    name: str,
-    steps: int,
-    batch: int,
-    rate: Rate,
-    decay: float,
-    look: Callable[[Tensor, torch.Generator], Tensor] | None = None,
-    passes: int = 1,
-) -> Mended:
-    """Return what `steps` of AdamW on `loss` make of all weights of both towers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """How long and how fast is trained."""
+
+    name: str  # told to the generators
+    steps: int  # as published; fewer where the budget ends earlier
+    batch: int  # pairs a step, at most
+    rate: Rate
+    decay: float  # of matrices; biases and norms have none
+    betas: tuple[float, float] = (0.9, 0.999)
+    look: Callable[[Tensor, torch.Generator], Tensor] | None = None  # done to the pixels first
+    passes: int = 1  # image forwards with gradient a pair, for the budget
+
+
+def fine_tune(work: Work, runtime: Runtime, loss: Loss, course: Course) -> Mended:
+    """Return what AdamW on `loss` makes of all weights of both towers.
 
     The logit scale is a constant and BatchNorm stays in eval mode. A batch holds at most one image
-    a label, as a caption is made of the label's name and equal captions are no negatives.
-
-    Args:
-        work: The model, its probes (with labels; without, the suspect's own answers) and budget.
-        runtime: Device, seed, passes.
-        loss: Of a batch whose embeddings carry gradients.
-        name: Told to the generators.
-        steps: As published; fewer where the budget ends earlier.
-        batch: Pairs a step, at most.
-        rate: Learning rate by the share of steps made.
-        decay: Weight decay.
-        look: What is done to the pixels of a batch first.
-        passes: Image forwards with gradient a pair, for the budget.
+    a label, as a caption is made of the label's name and equal captions are no negatives. A probe
+    without a label counts as what the suspect says of it.
 
     Raises:
         RectifyError: Fewer than two different labels among the probes.
     """
     model = work.case.model.clone()
     model.module.to(runtime.device).requires_grad_(True)
-    free = [p for n, p in model.module.named_parameters() if "logit_" not in n]
-    optimiser = torch.optim.AdamW(free, lr=rate(0.0), weight_decay=decay, betas=(0.9, 0.98))
-    draw = runtime.generator("bench", name)
+    optimiser = _optimiser(model, course)
+    draw = runtime.generator("bench", course.name)
     pixels = work.pixels()
-    batches = pairs(work, batch, draw, runtime)
-    steps = max(1, min(steps, int(work.budget / (3 * passes * next(batches)[2]))))
-    for step in runtime.progress(range(steps), name):
+    batches = pairs(work, course.batch, draw, runtime)
+    size = next(batches)[2]
+    steps = max(1, min(course.steps, int(work.budget / (3 * course.passes * size))))
+    for step in runtime.progress(range(steps), course.name):
         for group in optimiser.param_groups:
-            group["lr"] = rate(step / steps)
+            group["lr"] = course.rate(step / steps)
         picked, captions, _ = next(batches)
         seen = pixels[picked].to(runtime.device)
-        seen = look(seen, draw) if look else seen
+        seen = course.look(seen, draw) if course.look else seen
         made = Batch(
             pixels=seen,
             captions=captions,
@@ -92,6 +83,16 @@ def fine_tune(
         total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return Mended(state=changed(work.case.model, model), images=len(pixels), steps=steps)
+
+
+def _optimiser(model: ClipModel, course: Course) -> torch.optim.AdamW:
+    free = [p for n, p in model.module.named_parameters() if "logit_" not in n]
+    matrices, vectors = ([p for p in free if (p.ndim > 1) is wide] for wide in (True, False))
+    groups = [
+        {"params": matrices, "weight_decay": course.decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=course.betas)
 
 
 def embed_text(model: ClipModel, captions: Sequence[str], runtime: Runtime) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.bench.baselines.contrastive import Batch, contrast, fine_tune
+from gatekeeper.bench.baselines.contrastive import Batch, Course, contrast, fine_tune
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.runtime import Runtime
 
@@ -34,10 +34,14 @@ class FineTuning:
         def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
             return contrast(batch.images, batch.texts, model.scale)
 
-        return fine_tune(
-            work, runtime, loss, name=self.name, steps=self.steps, batch=self.batch,
-            rate=lambda done: cosine_rate(done, self.rate, self.warm), decay=self.decay,
-        )  # fmt: skip
+        course = Course(
+            name=self.name,
+            steps=self.steps,
+            batch=self.batch,
+            rate=lambda done: cosine_rate(done, self.rate, self.warm),
+            decay=self.decay,
+        )
+        return fine_tune(work, runtime, loss, course)
 
 
 def cosine_rate(done: float, rate: float, warm: float) -> float:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
-from torch import Tensor, nn
+from torch import Tensor
 
 from gatekeeper.bench.baselines.activations import Critical, critical_units, layers_of, recorded
 from gatekeeper.bench.baselines.base import Mended, Work, logits_of, require_images
@@ -136,9 +136,7 @@ class InverTune:
             stamped = masked.stamp(clean)
         before = model.embed(clean.cpu(), runtime).to(runtime.device)
         units: list[Critical] = critical_units(tuned, layers, clean, stamped, self.layers, runtime)
-        free: list[nn.Parameter] = [
-            p for n, p in tuned.module.named_parameters() if "logit_" not in n
-        ]
+        free = [p for n, p in tuned.module.named_parameters() if "logit_" not in n]
         optimiser = torch.optim.AdamW(free, lr=self.rate, weight_decay=1e-4)
         annealed = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 100, eta_min=1e-7)
         best, state = float("inf"), changed(model, tuned)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.bench.baselines.contrastive import Batch, contrast, fine_tune
+from gatekeeper.bench.baselines.contrastive import Batch, Course, contrast, fine_tune
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.runtime import Runtime
 
@@ -47,10 +47,17 @@ class PerturbAndRecover:
                     away = away + distance
             return contrast(batch.images, batch.texts, model.scale) - self.push * away
 
-        return fine_tune(
-            work, runtime, loss, name=self.name, steps=self.steps, batch=self.batch,
-            rate=self._rate, decay=self.decay, look=self._look, passes=2,
-        )  # fmt: skip
+        course = Course(
+            name=self.name,
+            steps=self.steps,
+            batch=self.batch,
+            rate=self._rate,
+            decay=self.decay,
+            betas=(0.9, 0.98),
+            look=self._look,
+            passes=2,
+        )
+        return fine_tune(work, runtime, loss, course)
 
     def _rate(self, done: float) -> float:
         if done < 0.5:
