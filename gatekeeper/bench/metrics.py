@@ -59,7 +59,7 @@ def auc(truth: Sequence[bool], scores: Sequence[float], seed: int = 0) -> Estima
     """Return the area under the ROC curve; the interval resamples clean and planted apart.
 
     None where one class is missing. Percentile bootstrap, 2,000 resamples, stratified so that no
-    resample lacks a class. An area of 1 leaves nothing to resample: its interval is itself.
+    resample lacks a class. An area of 1 leaves nothing to resample and has no interval.
     """
     value = area(truth, scores)
     if value is None:
@@ -227,5 +227,7 @@ def _areas(scores: Sequence[float], planted: Indices, clean: Indices) -> Floats:
 
 def _estimate(value: float, draws: Floats, n: int) -> Estimate:
     edge = (1 - CONFIDENCE) / 2
+    if bool(np.ptp(draws) == 0):  # one model of a class, or an area of 1: nothing was resampled
+        return Estimate(value=value, n=n)
     low, high = np.quantile(draws, [edge, 1 - edge])
     return Estimate(value=value, low=float(low), high=float(high), n=n)

@@ -46,6 +46,12 @@ def test_the_interval_covers_the_true_area_about_as_often_as_it_says():
     assert hits >= 51, "95 % promised; 51 of 60 is what chance allows below it"
 
 
+def test_what_cannot_be_resampled_has_no_interval():
+    found = metrics.auc([False, False, True, True], [0.1, 0.2, 0.8, 0.9])
+    assert (found.value, found.low, found.high) == (1.0, None, None)
+    assert metrics.auc([False, True], [0.9, 0.1]).low is None
+
+
 def test_one_class_alone_has_no_curve():
     assert metrics.auc([True, True], [0.1, 0.2]) is None
     assert metrics.roc([False], [0.1]) is None
