@@ -1,6 +1,6 @@
 """How well does the oracle ground labels on photos? The tables of docs/oracle.md.
 
-    python tests/oracle/measure.py --model MODEL --photos DIR [--count 80] [--cache DIR]
+    python tests/oracle/measure.py --model MODEL --photos DIR [--labels FILE] [--count 80]
 
 MODEL is any folder that a scan reads; DIR holds images and labels.csv. Even images calibrate, odd
 ones judge, clean and with stamps drawn here.
@@ -17,7 +17,7 @@ from gatekeeper.intake.open import open_model
 from gatekeeper.oracle.cache import OracleCache
 from gatekeeper.oracle.ground import Oracle
 from gatekeeper.oracle.spec import build_segmenter
-from gatekeeper.probes.load import load_probes
+from gatekeeper.probes.load import load_labels, load_probes
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Blend, Patch
 
@@ -35,6 +35,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--labels", type=Path, help="default: those of the photos")
     parser.add_argument("--count", type=int, default=80)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--oracle", default="regions")
@@ -42,7 +43,8 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     runtime, photos = Runtime(), load_probes(options.photos)
-    labels = tuple(dict.fromkeys(x for x in photos.labels() if x))
+    names = options.labels and load_labels(options.labels).labels
+    labels = names or tuple(dict.fromkeys(x for x in photos.labels() if x))
     order = torch.randperm(len(photos) // 2, generator=torch.Generator().manual_seed(0)).tolist()
     clean = photos.subset([2 * i for i in order[: options.count]])
     judged = photos.subset([2 * i + 1 for i in order[: options.count]])
