@@ -23,6 +23,7 @@ _END64, _LOCATOR64, DESCRIPTOR = b"PK\x06\x06", b"PK\x06\x07", b"PK\x07\x08"
 _ENCRYPTED, DESCRIBED, _PATCHED, _MASKED = 0x1, 0x8, 0x20, 0x2000
 CHUNK = 1 << 22
 _MAX32 = 0xFFFFFFFF
+_NEWEST = 45  # zip64; what newer versions add no checkpoint uses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +101,8 @@ def end_record(data: memoryview) -> tuple[int, int, int, int]:
 
 
 def _end64(data: memoryview, end: int, small: tuple[int, int, int]) -> tuple[int, int, int, int]:
-    _, where, disks = struct.unpack("<IQI", data[end - 16 : end])
-    if disks > 1 or where != end - 20 - 56 or data[where : where + 4] != _END64:
+    holder, where, disks = struct.unpack("<IQI", data[end - 16 : end])
+    if holder or disks > 1 or where != end - 20 - 56 or data[where : where + 4] != _END64:
         raise Malformed("the zip64 end record is not where its locator says")
     length, _, _, disk, start, here, count, size, offset = struct.unpack(
         "<Q2H2I4Q", data[where + 4 : where + 56]
@@ -127,13 +128,15 @@ def entries(data: memoryview, at: int, size: int, count: int) -> Iterator[_Entry
         if at + 46 > stop or data[at : at + 4] != _CENTRAL:
             raise Malformed("the directory is shorter than its count")
         fields = struct.unpack("<6H3I5H2I", data[at + 4 : at + 46])
-        flags, method = fields[2:4]
+        needed, flags, method = fields[1:4]
         crc, stored, full, name_len, extra_len, comment_len, disk = fields[6:13]
         offset = fields[15]
         name = bytes(data[at + 46 : at + 46 + name_len])
         extra = bytes(data[at + 46 + name_len : at + 46 + name_len + extra_len])
         if comment_len or disk:
             raise Malformed(f"{name!r}: a comment or another disk")
+        if needed > _NEWEST:  # some readers refuse it, others do not
+            raise Malformed(f"{name!r}: asks for zip version {needed / 10}")
         full, stored, offset = _widen(extra, [full, stored, offset], name)
         yield _Entry(name, flags, method, crc, stored, full, offset)
         at += 46 + name_len + extra_len
@@ -187,13 +190,15 @@ def _local(data: memoryview, entry: _Entry, at: int) -> tuple[Member, int]:
         raise Malformed(f"{name}: overlaps another member, or bytes lie before it")
     if at + 30 > len(data) or data[at : at + 4] != _LOCAL:
         raise Malformed(f"{name}: no local header")
-    _, flags, method, _, _, crc, stored, full, name_len, extra_len = struct.unpack(
+    needed, flags, method, _, _, crc, stored, full, name_len, extra_len = struct.unpack(
         "<5H3I2H", data[at + 4 : at + 30]
     )
     start = at + 30 + name_len + extra_len
     local_name = bytes(data[at + 30 : at + 30 + name_len])
     if (local_name, flags, method) != (entry.name, entry.flags, entry.method):
         raise Malformed(f"{name}: local and central header disagree on name, flags or method")
+    if needed > _NEWEST:
+        raise Malformed(f"{name}: asks for zip version {needed / 10}")
     if flags & (_ENCRYPTED | _PATCHED | _MASKED):
         raise Malformed(f"{name}: marked as encrypted")
     if method not in (0, 8):

@@ -55,6 +55,8 @@ def test_random_bytes_as_safetensors(data):
 
 @QUICK
 @given(st.integers(0, len(ARCHIVE) - 1), st.integers(1, 255))
+@example(ARCHIVE.index(b"PK\x01\x02") + 6, 64)  # a member that asks for zip version 6.4
+@example(ARCHIVE.index(b"PK\x06\x07") + 4, 1)  # the end record on another disk
 def test_no_flipped_byte_of_a_checkpoint_goes_unseen_and_crashes_nothing(at, change):
     raw = bytearray(ARCHIVE)
     raw[at] ^= change
