@@ -12,7 +12,7 @@ from gatekeeper.bench.baselines.base import Doubts, ModelDetector, Opinion, Samp
 from gatekeeper.bench.child import Failed, carry_out
 from gatekeeper.bench.metrics import Box, cosine, iou
 from gatekeeper.bench.rows import Row, Store
-from gatekeeper.bench.subjects import Zoo
+from gatekeeper.bench.subjects import Subject, Zoo
 from gatekeeper.bench.task import Clock, Task, Terms, row_of, runtime_of, work_of
 from gatekeeper.bench.truth import (
     Suspects,
@@ -51,21 +51,38 @@ class Plan:
 def detect(plan: Plan, say: Say = lambda line: None) -> tuple[Row, ...]:
     """Return a row for every method and model; what lies in `out` already is not made again.
 
-    Ours runs first: the most passes that it made of any model are what the others may make of
-    each, unless the terms name a budget. (Its own passes of the same model would tell them whether
-    it found something.)
+    The others' budget is the most that ours made of any model: its own passes of the same model
+    would tell them whether it found something.
 
     Raises:
         EvidenceError: A row cannot be written.
     """
+
+    def takes(method: str, subject: Subject) -> bool:
+        return method.partition(":")[0] not in catalogue.SAMPLES or has_image_trigger(subject)
+
+    return ours_first(plan, "detect", judge_one, takes, say)
+
+
+def ours_first(
+    plan: Plan,
+    bench: str,
+    work: Callable[[Task], Row],
+    takes: Callable[[str, Subject], bool],
+    say: Say,
+) -> tuple[Row, ...]:
+    """Return a row for every method and model that `takes` lets through, ours before the others.
+
+    The most passes that ours made of any model are what the others may make of each, unless the
+    terms name a budget.
+    """
     rows: list[Row] = []
-    first = [m for m in plan.methods if m == OURS]
-    rest = [m for m in plan.methods if m != OURS]
     budget = plan.terms.budget or FALLBACK
-    for methods in (first, rest):
+    first = [m for m in plan.methods if m == OURS]
+    for methods in (first, [m for m in plan.methods if m != OURS]):
         tasks = [
             Task(
-                bench="detect",
+                bench=bench,
                 method=method,
                 subject=subject,
                 terms=plan.terms,
@@ -73,17 +90,13 @@ def detect(plan: Plan, say: Say = lambda line: None) -> tuple[Row, ...]:
             )
             for method in methods
             for subject in plan.zoo.subjects
-            if method.partition(":")[0] not in catalogue.SAMPLES or has_image_trigger(subject)
+            if takes(method, subject)
         ]
-        found = run_tasks(tasks, judge_one, plan, say)
-        budget = plan.terms.budget or most_passes(found) or budget
+        found = run_tasks(tasks, work, plan, say)
+        most = max((row.image_passes for row in found if not row.error), default=0.0)
+        budget = plan.terms.budget or most or budget
         rows += found
     return tuple(rows)
-
-
-def most_passes(rows: list[Row]) -> float:
-    """Return the most image passes that one of `rows` took, 0 without any."""
-    return max((row.image_passes for row in rows if not row.error), default=0.0)
 
 
 def run_tasks(tasks: list[Task], work: Callable[[Task], Row], plan: Plan, say: Say) -> list[Row]:

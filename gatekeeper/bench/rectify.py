@@ -7,7 +7,7 @@ from typing import Any
 from gatekeeper.bench import metrics
 from gatekeeper.bench.baselines import catalogue
 from gatekeeper.bench.baselines.base import Mended, Repairer
-from gatekeeper.bench.detect import FALLBACK, OURS, Plan, Say, most_passes, run_tasks
+from gatekeeper.bench.detect import OURS, Plan, Say, ours_first
 from gatekeeper.bench.metrics import Estimate
 from gatekeeper.bench.repair import Worth, bed, rebound, worth
 from gatekeeper.bench.rows import Row
@@ -41,8 +41,7 @@ class RepairTally:
 def bench_rectify(plan: Plan, say: Say = lambda line: None) -> tuple[Row, ...]:
     """Return a row for every repair and planted model, and for clean ones if asked for.
 
-    Ours runs first: the most passes that its scan and repair made of a model are what the others
-    may make of each, unless the terms name a budget.
+    The passes of ours that set the others' budget are those of its scan and repair together.
 
     Raises:
         IntakeError: The zoo holds no planted model.
@@ -50,25 +49,9 @@ def bench_rectify(plan: Plan, say: Say = lambda line: None) -> tuple[Row, ...]:
     """
     if not any(subject.kind == "planted" for subject in plan.zoo.subjects):
         raise IntakeError("no planted model to repair", hint="see --only, or build a zoo")
-    rows: list[Row] = []
-    budget = plan.terms.budget or FALLBACK
-    for methods in ([OURS], [m for m in plan.methods if m != OURS]):
-        tasks = [
-            Task(
-                bench="rectify",
-                method=method,
-                subject=subject,
-                terms=plan.terms,
-                budget=budget if method != OURS else 0.0,
-            )
-            for method in methods
-            for subject in plan.zoo.subjects
-            if subject.kind != "adversarial"
-        ]
-        found = run_tasks(tasks, repair_one, plan, say)
-        budget = plan.terms.budget or most_passes(found) or budget
-        rows += found
-    return tuple(rows)
+    return ours_first(
+        plan, "rectify", repair_one, lambda _, subject: subject.kind != "adversarial", say
+    )
 
 
 def repair_one(task: Task) -> Row:

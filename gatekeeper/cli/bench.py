@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatekeeper.cli import options
+
 if TYPE_CHECKING:
     from gatekeeper.bench.detect import Plan
     from gatekeeper.bench.rows import Row
@@ -28,16 +30,8 @@ _OPTIONS = (
         show_default=True,
         help="Processes, one a result; 0: all in this one.",
     ),
-    click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-    ),
-    click.option(
-        "--format",
-        "output_format",
-        type=click.Choice(["table", "json"]),
-        default="table",
-        show_default=True,
-    ),
+    options.device,
+    options.output_format,
     click.option("--no-mlflow", is_flag=True, help="Log no MLflow run."),
 )
 _baselines = click.option(

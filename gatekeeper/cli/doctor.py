@@ -5,17 +5,13 @@ from dataclasses import asdict
 
 import click
 
+from gatekeeper.cli import options
+
 MARKS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-)
+@options.output_format
 @click.pass_context
 def command(ctx: click.Context, output_format: str) -> None:
     """Look at this installation, the server, the database, the policy and the evidence store."""

@@ -6,21 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatekeeper.cli import options
+
 if TYPE_CHECKING:
     from gatekeeper.lab.drill_report import DrillReport
     from gatekeeper.lab.manifest import Manifest
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
-_device = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
-_format = click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-)
 
 
 @click.group()
@@ -44,8 +36,8 @@ def command() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the plan's.")
 @click.option("--only", multiple=True, metavar="GLOB", help="Only models of this name.")
 @click.option("--again", multiple=True, metavar="GLOB", help="Make these anew.")
-@_device
-@_format
+@options.device
+@options.output_format
 def zoo(plan: str, output: Path, device: str, output_format: str, **wanted: Any) -> None:
     """Build the zoo of PLAN (a file, or standard, full, smoke).
 
@@ -107,8 +99,8 @@ def _say(line: str) -> None:
     metavar="KEY=VALUE",
     help="A parameter of the attack, or recipe.KEY of the training; may be repeated.",
 )
-@_device
-@_format
+@options.device
+@options.output_format
 def plant(model: str, output: Path | None, register: str | None, **typed: Any) -> None:
     """Plant a backdoor in a copy of MODEL (folder, file or MLflow URI) and prove that it fires.
 
@@ -178,8 +170,8 @@ def plant(model: str, output: Path | None, register: str | None, **typed: Any) -
     help="Seconds to wait for each scan.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@_device
-@_format
+@options.device
+@options.output_format
 @click.pass_context
 def drill(ctx: click.Context, /, output_format: str, **typed: Any) -> None:
     """Register planted models, try to promote each, and tell which the scan stopped.
@@ -208,8 +200,6 @@ def drill(ctx: click.Context, /, output_format: str, **typed: Any) -> None:
 
 
 def _tell_drill(report: "DrillReport") -> None:
-    from gatekeeper.cli.options import echo_table
-
     rows = [
         (
             one.model,
@@ -223,7 +213,7 @@ def _tell_drill(report: "DrillReport") -> None:
         for one in report.outcomes
     ]
     heads = ("model", "attack", "target", "verdict", "score", "named", "stopped by")
-    echo_table(heads, rows, "no model was tried")
+    options.echo_table(heads, rows, "no model was tried")
     caught = sum(one.caught for one in report.outcomes)
     click.echo(f"The scan stopped {caught} of {len(report.outcomes)} planted models.")
     for control in report.controls:

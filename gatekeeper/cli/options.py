@@ -17,6 +17,9 @@ output_format = click.option(
     default="table",
     show_default=True,
 )
+device = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
 database_option = click.option(
     "--database",
     "database_uri",

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gatekeeper.cli import options
+
 if TYPE_CHECKING:
     from gatekeeper.gate.job_run import Workshop
     from gatekeeper.gate.promote import Promotion
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds to wait for a worker.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
+@options.device
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gatekeeper.cli import options
 from gatekeeper.types import Verdict
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ _OPTIONS = (
     click.option("--oracle", metavar="SPEC", help="regions, or sam:CHECKPOINT[:vit_b|l|h|t]."),
     click.option("--arch", metavar="NAME", help="open_clip name or open_clip_config.json."),
     click.option("--prompts", type=_existing, help="Learned context vectors beside the model."),
-    click.option(
-        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-    ),
+    options.device,
     click.option("--seed", type=int, default=None, help="Same seed, same report.  [default: 0]"),
     click.option("--budget", type=click.IntRange(min=1), help="Image passes allowed."),
     click.option(

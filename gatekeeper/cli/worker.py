@@ -2,6 +2,8 @@
 
 import click
 
+from gatekeeper.cli import options
+
 
 @click.command()
 @click.option("--once", is_flag=True, help="End when no job is waiting.")
@@ -27,9 +29,7 @@ import click
     show_default=True,
     help="Seconds between looks at an empty queue.",
 )
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
-)
+@options.device
 @click.pass_context
 def command(
     ctx: click.Context, once: bool, concurrency: int, executor: str, poll_s: float, device: str
