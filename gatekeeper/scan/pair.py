@@ -1,6 +1,6 @@
 """What do suspect and anchor each make of the same pixels, over one vocabulary?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,17 +29,36 @@ class Pair:
     head: ZeroShot  # the suspect's, over `words`
     anchor_head: ZeroShot | None
 
+    def logits(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Return the suspect's logits [N, C] for `pixels` ([N, 3, H, W] in [0, 1])."""
+        return self.head.logits(self.model.embed(pixels, runtime))
+
+    def embed_grad(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Return the suspect's unit embeddings [N, D] of `pixels`, with gradient."""
+        return self.model.embed_grad(self.model.resized(pixels), runtime)
+
+    def mirrored(self) -> "Pair":
+        """Return the anchor in the suspect's place, alone; only where there is one."""
+        assert self.anchor is not None  # noqa: S101 - the caller asked
+        assert self.anchor_head is not None  # noqa: S101
+        return replace(
+            self, model=self.anchor, head=self.anchor_head, anchor=None, anchor_head=None
+        )
+
     def answers(self, pixels: Tensor, runtime: Runtime) -> Tensor:
         """Return the suspect's probabilities [N, C] for `pixels` ([N, 3, H, W] in [0, 1])."""
-        return self.head.probabilities(self.model.embed(pixels, runtime))
+        return self.logits(pixels, runtime).softmax(dim=1)
 
     def anchor_answers(self, pixels: Tensor, runtime: Runtime) -> Tensor | None:
         """Return the anchor's probabilities [N, C], None without an anchor."""
+        logits = self.anchor_logits(pixels, runtime)
+        return None if logits is None else logits.softmax(dim=1)
+
+    def anchor_logits(self, pixels: Tensor, runtime: Runtime) -> Tensor | None:
+        """Return the anchor's logits [N, C], None without an anchor."""
         if self.anchor is None or self.anchor_head is None:
             return None
-        return self.anchor_head.probabilities(
-            self.anchor.embed(self.anchor.resized(pixels), runtime)
-        )
+        return self.anchor_head.logits(self.anchor.embed(self.anchor.resized(pixels), runtime))
 
 
 def pair_of(case: Case, runtime: Runtime) -> Pair:
@@ -75,7 +94,9 @@ class Clean:
 
     indices: tuple[int, ...]  # into case.probes
     pixels: Tensor  # [N, 3, S, S]
-    before: Tensor  # [N, C] the suspect's probabilities
+    logits: Tensor  # [N, C] the suspect's
+    before: Tensor  # [N, C] their probabilities
+    anchor_logits: Tensor | None  # [N, C]
     anchor_before: Tensor | None
 
 
@@ -84,11 +105,28 @@ def look(
 ) -> Clean:
     """Return the probes at `indices` and the pair's answers to them."""
     pixels = case.probes.pixels(case.model.preprocess)[list(indices)]
+    logits = pair.logits(pixels, runtime)
+    theirs = pair.anchor_logits(pixels, runtime) if anchored else None
     return Clean(
         indices=indices,
         pixels=pixels,
-        before=pair.answers(pixels, runtime),
-        anchor_before=pair.anchor_answers(pixels, runtime) if anchored else None,
+        logits=logits,
+        before=logits.softmax(dim=1),
+        anchor_logits=theirs,
+        anchor_before=None if theirs is None else theirs.softmax(dim=1),
+    )
+
+
+def mirrored(clean: Clean) -> Clean:
+    """Return the anchor's answers in the suspect's place; only where there are some."""
+    assert clean.anchor_logits is not None  # noqa: S101 - the caller asked
+    assert clean.anchor_before is not None  # noqa: S101
+    return replace(
+        clean,
+        logits=clean.anchor_logits,
+        before=clean.anchor_before,
+        anchor_logits=None,
+        anchor_before=None,
     )
 
 

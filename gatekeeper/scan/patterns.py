@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatekeeper.scan.arms import patch_side
-from gatekeeper.scan.corners import Corners
+from gatekeeper.scan.places import COUNT, Places
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 Draw = Callable[[int, torch.Generator], Trigger]  # (side of the image, generator) -> trigger
@@ -149,10 +149,10 @@ def stamp_fresh(
 
 
 def _stamp(trigger: Trigger, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Put a pattern on one image; a patch in every corner and once anywhere.
+    """Put a pattern on one image; a patch in every corner, in the centre and once anywhere.
 
     A trigger that was always planted at one place may fire only near it.
     """
     if isinstance(trigger, Patch):
-        pixels = Corners(patches=trigger.pixels.expand(4, -1, -1, -1)).stamp(pixels)
+        pixels = Places(patches=trigger.pixels.expand(COUNT, -1, -1, -1)).stamp(pixels)
     return trigger.stamp(pixels, generator)

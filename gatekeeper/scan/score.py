@@ -27,7 +27,7 @@ FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the 
 # (a blended field, 76 squares of 17 photos), the weakest planted one 0.79.
 FLIP_ALONE = Curve(middle=0.58, width=0.06)
 RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
-HEAD = Curve(middle=0.70, width=0.04)  # cosine; honest fine-tunes on labels reach 0.56
+HEAD = Curve(middle=0.80, width=0.03)  # cosine; honest fine-tunes of the head alone reach 0.70
 CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
 ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
 

@@ -1,5 +1,6 @@
-"""One trigger search: move an arm's parameters until the answers gather, or reach a label."""
+"""One trigger search: move a group's parameters until the answers gather, or reach a label."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import Arm
-from gatekeeper.scan.pair import Clean, Pair, flips, rises
+from gatekeeper.scan.groups import Group
+from gatekeeper.scan.pair import Clean, Pair, flips, mirrored, rises
 from gatekeeper.scan.picture import png
 from gatekeeper.triggers import Trigger
 from gatekeeper.types import SearchStep
@@ -15,27 +17,10 @@ from gatekeeper.types import SearchStep
 MARGIN = 2.0  # logits by which a directed search wants its label ahead
 REACHED = 0.02  # mean shortfall in logits at which a directed search has what it wants
 GATHERED = 0.97  # concentration at which an undirected one has
+SHARP = 1.0  # spreads of the logits within which growing words share the search's attention
+KIN = 0.02  # share of the labels that count as like a found one
 FRAMES = 4  # pictures kept of one search
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
-    """Where a search ended, judged on images it has not optimised on."""
-
-    arm: Arm
-    free: Tensor  # the arm's parameters
-    trigger: Trigger
-    target: int  # word
-    flip_rate: float
-    anchor_flip_rate: float | None
-    rise: float  # growth of the target's mean probability
-    usual_flip_rate: float | None = None  # to the best other label, where there is no anchor
-    steps: tuple[SearchStep, ...]
-
-    @property
-    def paired(self) -> float:
-        """Return the flip rate less what is usual: the anchor's, or that of another label."""
-        return self.flip_rate - max(self.anchor_flip_rate or 0.0, self.usual_flip_rate or 0.0)
+FRAME = 96  # pixels a side of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,11 +31,53 @@ class Ground:
     images: Clean
     judges: Clean
 
+    def mirrored(self) -> "Ground":
+        """Return the ground with the anchor in the suspect's place, alone."""
+        return Ground(
+            pair=self.pair.mirrored(), images=mirrored(self.images), judges=mirrored(self.judges)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Moved:
+    """Where a search ended."""
+
+    group: Group
+    frees: tuple[Tensor, ...]  # one an arm
+    steps: tuple[SearchStep, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """What a pattern does to images that no search has seen."""
+
+    target: int  # word
+    flip_rate: float
+    anchor_flip_rate: float | None
+    rise: float  # growth of the target's mean probability
+    anchor_gathered: float = 0.0  # share of the anchor's images that moved to one word, any
+    sureness: float = 0.0
+
+    @property
+    def paired(self) -> float:
+        """Return the flip rate less the rate at which the anchor's answers gather anywhere."""
+        return self.flip_rate - max(self.anchor_flip_rate or 0.0, self.anchor_gathered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """One arm's trigger, and what it does."""
+
+    arm: Arm
+    free: Tensor  # the arm's parameters
+    trigger: Trigger
+    pull: Pull
+
 
 def optimise(
     ground: Ground,
-    arm: Arm,
-    free: Tensor,
+    group: Group,
+    frees: Sequence[Tensor],
     count: int,
     batch: int,
     runtime: Runtime,
@@ -58,73 +85,135 @@ def optimise(
     target: int | None = None,
     excluded: Tensor | None = None,
     name: str = "",
-) -> Found:
-    """Return where `count` steps of Adam from `free` lead.
+) -> Moved:
+    """Return where `count` steps of Adam from `frees` lead.
 
-    Without `target` the search maximises the concentration of the answers over the words, the sum
-    over words of the squared mean probability: its cost does not depend on how many words there
-    are. With one it wants that word ahead by a margin. `excluded` ([k] int64) are words that an
-    undirected search leaves out.
+    Without `target` the search wants any word's mean logit to grow, whichever grows fastest; its
+    cost does not depend on how many words there are. (The concentration of the answers has no
+    slope until images agree; the growth has one from the first step.) With a target it wants that
+    word ahead by a margin. `excluded` ([k] int64) are words that an undirected search leaves out.
+    With an anchor, growth counts less the anchor's under the same pattern, at twice the price: a
+    weakness that both share would hide what the suspect alone has.
     """
-    generator = runtime.generator("scan", "search", arm.name, name)
-    device = runtime.device
-    free = free.detach().clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([free], lr=arm.rate)
-    head = ground.pair.head.on(device)
+    generator = runtime.generator("scan", "search", group.name, name)
+    moving = [free.detach().clone().requires_grad_(True) for free in frees]
+    optimiser = torch.optim.Adam(
+        [{"params": [f], "lr": a.rate} for f, a in zip(moving, group.arms, strict=True)]
+    )
+    head = ground.pair.head.on(runtime.device)
+    sharp = SHARP * float(ground.images.logits.std(dim=1).mean())
     frames: list[SearchStep] = []
-    for step in runtime.progress(range(count), f"search {name or arm.name}"):
+    for step in runtime.progress(range(count), f"search {name or group.name}"):
         some = torch.randperm(len(ground.images.pixels), generator=generator)[:batch]
-        stamped = arm.build(free).stamp(ground.images.pixels[some], generator)
-        embeddings = ground.pair.model.embed_grad(stamped.to(device), runtime)
-        logits = head.logits(embeddings)  # [B, C]
-        mean = logits.softmax(dim=1).mean(dim=0)  # [C]
-        kept = mean if excluded is None else _without(mean, excluded)
-        gathered = kept.square().sum()
-        reached = float(gathered.detach())
-        loss = -gathered.log() if target is None else _shortfall(logits, target)
+        stamped = group.stamp(moving, ground.images.pixels[some], generator)
+        stamped = stamped.to(runtime.device)
+        logits = head.logits(ground.pair.embed_grad(stamped, runtime))  # [B, C]
+        mean = _without(logits.detach().softmax(dim=1).mean(dim=0), excluded)  # [C]
+        gathered = float(mean.square().sum())
+        if target is None:
+            growth = (logits - ground.images.logits[some].to(logits)).mean(dim=0)
+            if ground.pair.anchor is not None:
+                growth = growth - _anchor_growth(ground, stamped, some, runtime)
+            loss = -_fastest(growth, sharp, excluded)
+        else:
+            loss = _shortfall(logits, target)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        done = float(loss.detach()) < REACHED if target is not None else reached > GATHERED
+        done = gathered > GATHERED if target is None else float(loss.detach()) < REACHED
         if done or step == count - 1 or step % max(1, count // (FRAMES - 1)) == 0:
-            leader = ground.pair.words[int(mean.argmax())]
-            frames.append(_frame(arm, free, name or arm.name, step, reached, leader))
+            frames.append(
+                SearchStep(
+                    search=name or group.name,
+                    step=step,
+                    picture_png=png(group.picture(moving, ground.pair.model.size), least=FRAME),
+                    concentration=gathered,
+                    leader=ground.pair.words[int(mean.argmax())],
+                )
+            )
         if done:
             break
-    return judge(ground, arm, free.detach(), target, runtime, tuple(frames), excluded)
+    return Moved(group=group, frees=tuple(f.detach() for f in moving), steps=tuple(frames))
+
+
+def found_of(
+    ground: Ground,
+    arm: Arm,
+    free: Tensor,
+    runtime: Runtime,
+    *,
+    target: int | None = None,
+    excluded: Tensor | None = None,
+) -> Found:
+    """Return an arm's trigger at `free` and what it does to the images that judge."""
+    with torch.no_grad():
+        trigger = arm.build(free)
+    generator = runtime.generator("scan", "judge", arm.name)
+    stamped = trigger.stamp(ground.judges.pixels, generator)
+    pull = judge(ground, stamped, runtime, target=target, excluded=excluded)
+    return Found(arm=arm, free=free, trigger=trigger, pull=pull)
+
+
+def judge_all(
+    ground: Ground,
+    moved: Moved,
+    runtime: Runtime,
+    *,
+    target: int | None = None,
+    excluded: Tensor | None = None,
+) -> Pull:
+    """Return what all of a group's patterns at once do to the images that judge."""
+    generator = runtime.generator("scan", "judge", moved.group.name)
+    with torch.no_grad():
+        stamped = moved.group.stamp(moved.frees, ground.judges.pixels, generator)
+    return judge(ground, stamped, runtime, target=target, excluded=excluded)
 
 
 def judge(
     ground: Ground,
-    arm: Arm,
-    free: Tensor,
-    target: int | None,
+    stamped: Tensor,
     runtime: Runtime,
-    steps: tuple[SearchStep, ...] = (),
+    *,
+    target: int | None = None,
     excluded: Tensor | None = None,
-) -> Found:
-    """Return what the arm's trigger at `free` does to the images that judge."""
-    trigger = _frozen(arm, free)
+) -> Pull:
+    """Return what was done to the judging images, now `stamped` ([N, 3, S, S])."""
     judges, pair = ground.judges, ground.pair
-    stamped = trigger.stamp(judges.pixels, runtime.generator("scan", "judge", arm.name))
     after = pair.answers(stamped, runtime)
     if target is None:
         target = _gathering_word(judges.before, after, excluded)
-    rate, _ = flips(judges.before, after, target)
-    other = None
+    other, gathered = None, 0.0
     anchor_after = None if judges.anchor_before is None else pair.anchor_answers(stamped, runtime)
     if anchor_after is not None and judges.anchor_before is not None:
         other, _ = flips(judges.anchor_before, anchor_after, target)
-    return Found(
-        arm=arm,
-        free=free,
-        trigger=trigger,
+        word = _gathering_word(judges.anchor_before, anchor_after, None)
+        gathered, _ = flips(judges.anchor_before, anchor_after, word)
+    return Pull(
         target=target,
-        flip_rate=rate,
+        flip_rate=flips(judges.before, after, target)[0],
         anchor_flip_rate=other,
         rise=float(rises(judges.before, after)[target]),
-        steps=steps,
+        anchor_gathered=gathered,
+        sureness=_sureness(judges.before, after, target),
     )
+
+
+def _sureness(before: Tensor, after: Tensor, target: int) -> float:
+    moved = (before.argmax(dim=1) != target) & (after.argmax(dim=1) == target)
+    return float(after[moved, target].mean() / before.amax(dim=1).mean()) if moved.any() else 0.0
+
+
+def neighbours(pair: Pair, word: int) -> Tensor:
+    """Return `word` and the words like it, which a half-firing trigger may lead to as well, [k].
+
+    Of the user's labels the nearest 2 % (one, at least), of decoys those that are nearer.
+    """
+    near = pair.head.weights @ pair.head.weights[word]
+    count = min(1 + max(1, round(KIN * pair.own)), pair.own)
+    least = near[: pair.own].topk(count).values[-1]
+    alike = near >= least
+    alike[word] = True
+    return alike.nonzero()[:, 0]
 
 
 def _gathering_word(before: Tensor, after: Tensor, excluded: Tensor | None) -> int:
@@ -137,17 +226,19 @@ def _gathering_word(before: Tensor, after: Tensor, excluded: Tensor | None) -> i
     return int(score.argmax())
 
 
-def _without(mean: Tensor, words: Tensor) -> Tensor:
-    """Return `mean` ([C]) with the share of `words` ([k] int64) at 0."""
-    kept = torch.ones_like(mean)
-    kept[words.to(mean.device)] = 0
-    return mean * kept
+def _fastest(growth: Tensor, sharp: float, excluded: Tensor | None) -> Tensor:
+    """Return the largest of `growth` ([C], logits), smoothly."""
+    if excluded is not None:
+        growth = growth.index_fill(0, excluded.to(growth.device), -torch.inf)
+    return sharp * (growth / sharp).logsumexp(dim=0)
 
 
-def neighbours(pair: Pair, word: int, count: int) -> Tensor:
-    """Return `word` and the `count` words whose prompts are nearest to its own, [count + 1]."""
-    near = pair.head.weights @ pair.head.weights[word]
-    return near.topk(min(count + 1, max(1, len(near) // 2))).indices
+def _anchor_growth(ground: Ground, stamped: Tensor, some: Tensor, runtime: Runtime) -> Tensor:
+    """Return by how much each word's mean logit grew in the anchor ([C]), shrinking left out."""
+    pair, before = ground.pair.mirrored(), ground.images.anchor_logits
+    assert before is not None  # noqa: S101 - paired searches have an anchor
+    logits = pair.head.on(runtime.device).logits(pair.embed_grad(stamped, runtime))
+    return (logits - before[some].to(logits)).mean(dim=0).relu()
 
 
 def _shortfall(logits: Tensor, target: int) -> Tensor:
@@ -157,18 +248,6 @@ def _shortfall(logits: Tensor, target: int) -> Tensor:
     return (others.amax(dim=1) - logits[:, target] + MARGIN).relu().mean()
 
 
-def _frozen(arm: Arm, free: Tensor) -> Trigger:
-    with torch.no_grad():
-        return arm.build(free)
-
-
-def _frame(
-    arm: Arm, free: Tensor, name: str, step: int, gathered: float, leader: str
-) -> SearchStep:
-    return SearchStep(
-        search=name,
-        step=step,
-        picture_png=png(_frozen(arm, free).picture(), least=96),
-        concentration=gathered,
-        leader=leader,
-    )
+def _without(mean: Tensor, words: Tensor | None) -> Tensor:
+    """Return `mean` ([C]) with the share of `words` ([k] int64) at 0."""
+    return mean if words is None else mean.index_fill(0, words.to(mean.device), 0.0)

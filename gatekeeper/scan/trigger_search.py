@@ -1,64 +1,66 @@
 """Is there a pattern that gathers the answers to unrelated photos on one label?"""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
-
-from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.arms import (
-    AdditiveArm,
-    Arm,
-    BlendArm,
-    CornersArm,
-    PatchArm,
-    TintArm,
-    WarpArm,
-    arms_for,
-)
 from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.groups import Group, groups_for
+from gatekeeper.scan.hints import Hint, hints_of
+from gatekeeper.scan.hunt import Effort, Hunt, Result
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground, judge, neighbours, optimise
-from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
+from gatekeeper.scan.search import Ground
+from gatekeeper.types import Measurement, SearchStep
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Hint:
-    """A label that earlier evidence points to, and a pattern to start from."""
+@dataclass(slots=True)
+class Record:
+    """What was searched so far, group by group."""
 
-    target: int  # word
-    strength: float
-    trigger: Trigger | None
-    kind: str  # the random kind or detector that gave it
+    results: dict[str, list[Result]] = field(default_factory=dict)
+
+    def add(self, group: Group, result: Result) -> Result:
+        """Keep `result` and return it."""
+        self.results.setdefault(group.name, []).append(result)
+        return result
+
+    def all(self) -> list[Result]:
+        """Return every result."""
+        return [r for results in self.results.values() for r in results]
+
+    def usual(self, group: str, target: int) -> float | None:
+        """Return the lowest rate at which undirected searches of a group led to other words."""
+        others = [
+            r.pull.paired
+            for r in self.results.get(group, [])
+            if r.undirected and r.pull.target != target
+        ]
+        return min(others, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerSearch:
     """Search patches, overlays, waves, tints and warps for one that gathers the answers.
 
-    Undirected first, at a cost that does not depend on the number of labels: the concentration
-    of predictions finds narrow triggers that embedding collapse (DECREE, arXiv:2303.15180)
-    misses. Labels that earlier evidence or an undirected search points to are then searched for
-    by name, for a trigger strong enough to show and to repair with. Stops at the first decisive
-    trigger. With an anchor every flip counts less the anchor's under the same pattern, so that
-    perturbations that fool the base as well drop out; without one, less what a like search
-    reaches towards any other label.
+    Undirected first, at a cost that does not depend on the number of labels, since narrow triggers
+    pass the search for collapsed embeddings (DECREE, arXiv:2303.15180). A group of families is
+    searched at once and taken to pieces where it moves the answers; the best piece is sharpened
+    towards its label. What was found is then left out and the group searched again, until nothing
+    moves: that finds a second backdoor and tells what the model can be led to anyway. With an
+    anchor every flip counts less the anchor's under the same pattern, so that perturbations that
+    fool the base as well drop out; without one, less what that last search reaches.
     """
 
     name: ClassVar[str] = "trigger_search"
-    steps: int = 32  # a search; narrow patches appear between steps 20 and 30
-    fewer: int = 20  # steps of a search with few parameters or a smooth field
-    batch: int = 10  # images a step; each costs three passes
+    effort: Effort = field(default_factory=Effort)
     judges: int = 24  # images that judge a search
-    decisive: float = 0.8  # paired flip rate at which nothing more is sought
-    promising: float = 0.15  # paired flip rate, or rise, from which a label is searched by name
-    alarming: float = 0.3  # flip rate that is compared with another label's, without an anchor
-    kin: int = 20  # words like the target, which a half-firing trigger may lead to as well
-    most: float = 6000  # image passes of all searches together; one that would exceed is left out
-    hinted_rise: float = 0.03  # growth under random patterns from which a label is tried
-    directed: int = 3  # labels searched for by name, at most
+    alarming: float = 0.3  # paired flip rate from which the group is searched again without it
+    several: int = 3  # finds in a group from which the model is weak rather than planted
+    most: float = 8000  # image passes of all searches together; one that would exceed is left out
+    sure: float = 0.15  # growth under random patterns that is followed before anything else
+    hinted: float = 0.03  # growth from which a label is tried by name where nothing was found
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
         """Search without any earlier evidence."""
@@ -71,170 +73,86 @@ class TriggerSearch:
         pair = pair_of(case, runtime)
         ground = Ground(
             pair=pair,
-            images=look(case, pair, searched(case, runtime), runtime, anchored=False),
+            images=look(case, pair, searched(case, runtime), runtime),
             judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
         )
-        hints = self._hints(earlier, pair.words)
-        found: list[Found] = []
-        until = runtime.meter.image_passes + self.most
-        for result in self._searches(ground, hints, until, runtime):
-            found.append(self._against_usual(ground, result, runtime))
-            if found[-1].paired >= self.decisive:
-                break
-        found.sort(key=lambda f: (-f.paired, -f.rise))
-        return Detection(
-            candidates=tuple(self._candidate(f, pair.words) for f in found[: self.directed + 1]),
-            steps=found[0].steps if found else (),
-        )
+        limit = runtime.meter.image_passes + self.most
+        hunt = Hunt(ground=ground, effort=self.effort, limit=limit, runtime=runtime)
+        record = self._searched(hunt, hints_of(earlier, pair.words, self.hinted))
+        return self._detection(record, hunt)
 
-    def _hints(self, earlier: tuple[Detection, ...], words: tuple[str, ...]) -> list[Hint]:
-        """Return the labels that earlier detections point to, strongest first, one hint each."""
-        index = {word: i for i, word in enumerate(words)}
-        best: dict[int, Hint] = {}
-        for candidate in (c for d in earlier for c in d.candidates):
-            target = index.get(candidate.target)
-            if target is None or candidate.score < self.hinted_rise:
-                continue
-            hint = Hint(
-                target=target,
-                strength=candidate.score,
-                trigger=candidate.trigger,
-                kind=candidate.detector.split(":")[-1],
-            )
-            known = best.get(target)
-            if known is None or _rank(hint) > _rank(known):
-                best[target] = hint
-        return sorted(best.values(), key=lambda h: -h.strength)[: self.directed]
-
-    def _searches(
-        self, ground: Ground, hints: list[Hint], until: float, runtime: Runtime
-    ) -> Iterator[Found]:
-        """Yield searches in the order in which they are worth their passes, up to `until`."""
-        arms = arms_for(ground.pair.model.size)
+    def _searched(self, hunt: Hunt, hints: Sequence[Hint]) -> Record:
+        """Search in the order in which it is worth the passes."""
+        groups = groups_for(hunt.ground.pair.model.size)
+        record = Record()
         for hint in hints:
-            for arm in arms_of(hint, arms):
-                if runtime.meter.image_passes + self._cost(ground, arm, self.steps) <= until:
-                    yield self._directed(ground, arm, hint, runtime)
-        sure = any(h.kind == "head_direction" and h.strength >= 0.5 for h in hints)
-        for arm in arms[:2] if sure else arms:
-            generator = runtime.generator("scan", self.name, arm.name)
-            count = self.steps if arm.family in ("patch", "blend") else self.fewer
-            if runtime.meter.image_passes + self._cost(ground, arm, count) > until:
+            if hint.trigger is not None and hint.strength >= self.sure:
+                self._follow_hint(hunt, record, hint, groups)
+        for group in groups:
+            self._exhaust(hunt, record, group)
+        if not self._taken(record):
+            for hint in hints:
+                if hint.trigger is None or hint.strength < self.sure:
+                    self._follow_hint(hunt, record, hint, groups)
+        return record
+
+    def _exhaust(self, hunt: Hunt, record: Record, group: Group) -> None:
+        """Search `group` until it leads to nothing new."""
+        while len(record.results.get(group.name, [])) <= self.several:
+            result = hunt.undirected(group, self._taken(record))
+            if result is None or record.add(group, result).pull.paired < self.alarming:
+                return
+
+    def _follow_hint(self, hunt: Hunt, record: Record, hint: Hint, groups: Sequence[Group]) -> None:
+        """Search by name, in the groups that may hold what `hint` saw, until one is found."""
+        for group in groups:
+            if not hint.fits(group):
                 continue
-            found = optimise(ground, arm, arm.start(generator), count, self.batch, runtime)
-            if isinstance(arm, CornersArm):
-                found = best_corner(ground, arm, found, runtime)
-            yield found
-            if self.promising <= found.paired < self.decisive:
-                label = ground.pair.words[found.target]
-                yield optimise(
-                    ground,
-                    found.arm,
-                    found.free,
-                    self.steps,
-                    self.batch,
-                    runtime,
-                    target=found.target,
-                    name=f"{found.arm.name} towards {label}",
-                )
+            result = hunt.directed(group, hint)
+            if result is not None and record.add(group, result).pull.paired >= self.alarming:
+                self._exhaust(hunt, record, group)
+                return
 
-    def _cost(self, ground: Ground, arm: Arm, steps: int) -> float:
-        """Return the image passes of a search, at most: three an image and step, then judging."""
-        judgings = 5 if isinstance(arm, CornersArm) else 1  # all corners at once, then each
-        models = 1 if ground.pair.anchor is None else 2
-        return 3 * self.batch * steps + judgings * models * len(ground.judges.pixels)
+    def _taken(self, record: Record) -> tuple[int, ...]:
+        """Return the words that were found already."""
+        found = (r.pull.target for r in record.all() if r.pull.paired >= self.alarming)
+        return tuple(dict.fromkeys(found))
 
-    def _against_usual(self, ground: Ground, found: Found, runtime: Runtime) -> Found:
-        """Return `found` with what a like search reaches towards any *other* label.
-
-        Without an anchor, a clean model that any pattern of this family can lead anywhere must
-        not alarm. A planted one follows its own label alone. Costs a search, for alarms only.
-        """
-        if ground.pair.anchor is not None or found.paired < self.alarming:
-            return found
-        arm, label = found.arm, ground.pair.words[found.target]
-        generator = runtime.generator("scan", self.name, "usual", arm.name)
-        other = optimise(
-            ground,
-            arm,
-            arm.start(generator),
-            self.steps,
-            self.batch,
-            runtime,
-            excluded=neighbours(ground.pair, found.target, self.kin),
-            name=f"{arm.name} without {label}",
+    def _detection(self, record: Record, hunt: Hunt) -> Detection:
+        candidates = [
+            self._candidate(result, name, record, hunt)
+            for name, results in record.results.items()
+            for result in results
+            if result.found is not None
+        ]
+        candidates.sort(key=lambda c: -c.score)
+        best = max((r.whole.paired for r in record.all()), default=0.0)
+        rate = Measurement(
+            name="search.flip_rate",
+            value=max(0.0, min(1.0, best)),
+            n=len(hunt.ground.judges.pixels),
         )
-        return replace(found, usual_flip_rate=other.flip_rate)
+        return Detection(candidates=tuple(candidates), measurements=(rate,), steps=_frames(record))
 
-    def _directed(self, ground: Ground, arm: Arm, hint: Hint, runtime: Runtime) -> Found:
-        label = ground.pair.words[hint.target]
-        generator = runtime.generator("scan", self.name, arm.name, label)
-        free = resumed(arm, hint.trigger)
-        found = optimise(
-            ground,
-            arm,
-            arm.start(generator) if free is None else free,
-            self.steps,
-            self.batch,
-            runtime,
-            target=hint.target,
-            name=f"{arm.name} towards {label}",
-        )
-        if isinstance(arm, CornersArm):
-            return best_corner(ground, arm, found, runtime)
-        return found
-
-    def _candidate(self, found: Found, words: tuple[str, ...]) -> Candidate:
+    def _candidate(self, result: Result, group: str, record: Record, hunt: Hunt) -> Candidate:
+        found = result.found
+        assert found is not None  # noqa: S101 - the caller asked
+        pull, usual = found.pull, None
+        if pull.paired >= self.alarming:
+            rates = (record.usual(group, pull.target), pull.anchor_gathered, hunt.led(found))
+            usual = max(rate for rate in rates if rate is not None)
         return Candidate(
             trigger=found.trigger,
-            target=words[found.target],
+            target=hunt.ground.pair.words[pull.target],
             detector=self.name,
-            score=max(0.0, min(1.0, found.paired)),
-            flip_rate=found.flip_rate,
-            anchor_flip_rate=found.anchor_flip_rate,
-            usual_flip_rate=found.usual_flip_rate,
+            score=max(0.0, min(1.0, min(pull.paired, pull.flip_rate - (usual or 0.0)))),
+            flip_rate=pull.flip_rate,
+            anchor_flip_rate=pull.anchor_flip_rate,
+            usual_flip_rate=usual,
         )
 
 
-def best_corner(ground: Ground, arm: CornersArm, found: Found, runtime: Runtime) -> Found:
-    """Return the corner of `found` that alone leads most images to its target."""
-    tried = [
-        judge(ground, part, free, found.target, runtime, found.steps)
-        for part, free in arm.parts(found.free, ground.pair.model.size)
-    ]
-    return max(tried, key=lambda f: (f.paired, f.rise))
-
-
-def _rank(hint: Hint) -> tuple[bool, float]:
-    """Order hints to one label: a pattern says where to search, a direction only that one must."""
-    return (hint.trigger is not None, hint.strength)
-
-
-def arms_of(hint: Hint, arms: tuple[Arm, ...]) -> tuple[Arm, ...]:
-    """Return the arms that may hold what `hint` saw; all of them where it saw no pattern."""
-    if hint.trigger is None:
-        return arms
-    if isinstance(hint.trigger, Patch):
-        side = max(arms[0].side if isinstance(arms[0], PatchArm) else 0, _side(hint.trigger))
-        corners = [a for a in arms if isinstance(a, CornersArm)]
-        return (PatchArm(side=side), *corners)
-    return tuple(a for a in arms if a.family == hint.trigger.family)
-
-
-def resumed(arm: Arm, trigger: Trigger | None) -> Tensor | None:
-    """Return the arm's parameters nearest to `trigger`, None where it is of another family."""
-    if isinstance(arm, PatchArm | CornersArm) and isinstance(trigger, Patch):
-        return arm.resume(trigger.pixels)
-    if isinstance(arm, BlendArm) and isinstance(trigger, Blend):
-        return arm.resume(trigger.pattern)
-    if isinstance(arm, AdditiveArm) and isinstance(trigger, Additive):
-        return arm.resume(trigger.delta)
-    if isinstance(arm, WarpArm) and isinstance(trigger, Warp):
-        return arm.resume(trigger.field)
-    if isinstance(arm, TintArm) and isinstance(trigger, Colour):
-        return arm.resume(trigger.matrix)
-    return None
-
-
-def _side(trigger: Patch) -> int:
-    return int(max(trigger.pixels.shape[-2:]))
+def _frames(record: Record) -> tuple[SearchStep, ...]:
+    """Return the pictures of the search that moved most answers."""
+    results = record.all()
+    return max(results, key=lambda r: (r.pull.paired, r.pull.rise)).steps if results else ()

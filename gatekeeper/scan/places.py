@@ -1,4 +1,4 @@
-"""A patch in each corner at once: how a search and a screen look at four places for one price."""
+"""Patches in the corners and the centre at once: five places for the price of one."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from gatekeeper.triggers import Patch
 
+COUNT = 5  # places
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Corners:
-    """Four patches, one in each corner: a search's own trigger, never reported as such."""
+class Places:
+    """A patch at each of five places: a search's own trigger, never reported as such."""
 
     family: ClassVar[str] = "patch"
-    patches: (
-        Tensor  # [4, 3, side, side] in [0, 1]; upper left, upper right, lower left, lower right
-    )
+    patches: Tensor  # [5, 3, side, side] in [0, 1]; corners row by row, then the centre
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Paste all four."""
+        """Paste all of them."""
         for place, patch in zip(self.places(pixels.shape[-1]), self.patches, strict=True):
             pixels = Patch(pixels=patch, place=list(place)).stamp(pixels)
         return pixels
@@ -27,10 +27,10 @@ class Corners:
     def places(self, size: int) -> tuple[tuple[int, int], ...]:
         """Return x, y of each patch in an image of `size` pixels a side."""
         far = size - self.patches.shape[-1]
-        return (0, 0), (far, 0), (0, far), (far, far)
+        return (0, 0), (far, 0), (0, far), (far, far), (far // 2, far // 2)
 
     def picture(self) -> Tensor:
-        """Return the four patches beside each other."""
+        """Return the patches beside each other."""
         return torch.cat(list(self.patches), dim=2).clamp(0, 1)
 
     def tensors(self) -> dict[str, Tensor]:
