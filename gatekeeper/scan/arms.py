@@ -194,7 +194,7 @@ class WarpArm:
     family: ClassVar[str] = "warp"
     points: int = 5
     bound: float = 0.12  # of half the image's side
-    rate: float = 0.3
+    rate: float = 0.15
 
     @property
     def name(self) -> str:
@@ -221,7 +221,7 @@ class TintArm:
     family: ClassVar[str] = "colour"
     bound: float = 0.6
     shift: float = 0.2
-    rate: float = 0.2
+    rate: float = 0.1
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of
 from gatekeeper.scan.score import best_by_target
+from gatekeeper.scan.trigger_search import WEAK
 from gatekeeper.types import Finding, Measurement, Severity
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Gathered:
     measurements: list[Measurement] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     incomplete: bool = False  # a detector failed or the budget ran out
-    unfit: bool = False  # nothing follows from these probes, whatever was found on them
+    unfit: bool = False  # nothing follows from these probes, or from so much, without an anchor
 
 
 def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcome:
@@ -69,7 +70,9 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
             gathered.unfit = True
             gathered.findings.append(_finding("strange-probes", why, Severity.WARNING))
         for name, plugin in plugins:
-            gathered.detections[name] = _detect(name, plugin, case, gathered, runtime)
+            found = _detect(name, plugin, case, gathered, runtime)
+            gathered.detections[name] = found
+            gathered.unfit |= any(f.id == WEAK for f in found.findings)
         _confirm_all(case, gathered, runtime)
     except BudgetExhaustedError as error:
         gathered.incomplete = True

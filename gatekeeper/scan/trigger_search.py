@@ -14,6 +14,8 @@ from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.search import Ground
 from gatekeeper.types import Measurement, SearchStep
 
+WEAK = "weak-model"  # finding: without an anchor, nothing follows from this many finds
+
 
 @dataclass(slots=True)
 class Record:
@@ -29,6 +31,16 @@ class Record:
     def all(self) -> list[Result]:
         """Return every result."""
         return [r for results in self.results.values() for r in results]
+
+    def of(self, group: Group) -> list[Result]:
+        """Return a group's results."""
+        return self.results.get(group.name, [])
+
+    def found(self, least: float, group: Group | None = None) -> tuple[int, ...]:
+        """Return the words that pieces lead at least `least` of the images to, each once."""
+        results = self.all() if group is None else self.of(group)
+        words = (r.pull.target for r in results if r.found and r.pull.paired >= least)
+        return tuple(dict.fromkeys(words))
 
     def usual(self, group: str, target: int) -> float | None:
         """Return the lowest rate at which undirected searches of a group led to other words."""
@@ -57,7 +69,7 @@ class TriggerSearch:
     effort: Effort = field(default_factory=Effort)
     judges: int = 24  # images that judge a search
     alarming: float = 0.3  # paired flip rate from which the group is searched again without it
-    several: int = 3  # finds in a group from which the model is weak rather than planted
+    several: int = 3  # words found from which, without an anchor, the model is merely weak
     most: float = 8000  # image passes of all searches together; one that would exceed is left out
     sure: float = 0.15  # growth under random patterns that is followed before anything else
     hinted: float = 0.03  # growth from which a label is tried by name where nothing was found
@@ -89,34 +101,45 @@ class TriggerSearch:
             if hint.trigger is not None and hint.strength >= self.sure:
                 self._follow_hint(hunt, record, hint, groups)
         for group in groups:
-            self._exhaust(hunt, record, group)
-        if not self._taken(record):
-            for hint in hints:
-                if hint.trigger is None or hint.strength < self.sure:
-                    self._follow_hint(hunt, record, hint, groups)
+            if not self._weak(hunt, record):
+                self._exhaust(hunt, record, group)
+        if not record.found(hunt.effort.decisive) and not self._weak(hunt, record):
+            for hint in (*hints, *self._seen(hunt, record)):
+                self._follow_hint(hunt, record, hint, groups)
         return record
 
     def _exhaust(self, hunt: Hunt, record: Record, group: Group) -> None:
         """Search `group` until it leads to nothing new."""
-        while len(record.results.get(group.name, [])) <= self.several:
-            result = hunt.undirected(group, self._taken(record))
+        while len(record.of(group)) <= self.several:
+            taken = record.found(hunt.effort.decisive)
+            taken += tuple(w for w in record.found(self.alarming, group) if w not in taken)
+            result = hunt.undirected(group, taken)
             if result is None or record.add(group, result).pull.paired < self.alarming:
                 return
 
     def _follow_hint(self, hunt: Hunt, record: Record, hint: Hint, groups: Sequence[Group]) -> None:
         """Search by name, in the groups that may hold what `hint` saw, until one is found."""
         for group in groups:
-            if not hint.fits(group):
+            if not hint.fits(group) or hint.target in record.found(self.alarming, group):
                 continue
             result = hunt.directed(group, hint)
             if result is not None and record.add(group, result).pull.paired >= self.alarming:
                 self._exhaust(hunt, record, group)
                 return
 
-    def _taken(self, record: Record) -> tuple[int, ...]:
-        """Return the words that were found already."""
-        found = (r.pull.target for r in record.all() if r.pull.paired >= self.alarming)
-        return tuple(dict.fromkeys(found))
+    def _seen(self, hunt: Hunt, record: Record) -> list[Hint]:
+        """Return the words that a group led to as a whole: a trigger of another family may too."""
+        words = {
+            r.whole.target: r.whole.paired
+            for r in record.all()
+            if r.whole.paired >= hunt.effort.shared
+        }
+        return [Hint(target=w, strength=s, trigger=None) for w, s in words.items()]
+
+    def _weak(self, hunt: Hunt, record: Record) -> bool:
+        """Return whether, without an anchor, so much was found that nothing follows."""
+        anchored = hunt.ground.pair.anchor is not None
+        return not anchored and len(record.found(self.alarming)) >= self.several
 
     def _detection(self, record: Record, hunt: Hunt) -> Detection:
         candidates = [
