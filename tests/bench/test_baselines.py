@@ -6,13 +6,13 @@ import torch
 from gatekeeper.bench.baselines import catalogue
 from gatekeeper.bench.baselines.activations import critical_units, layers_of, recorded
 from gatekeeper.bench.baselines.base import ModelDetector, Repairer, SampleDetector, robust_z
-from gatekeeper.bench.baselines.cleanclip import auto_augmented, edited
+from gatekeeper.bench.baselines.cleanclip import auto_augmented, edited, within
 from gatekeeper.bench.baselines.clip_inspector import ClipInspector
 from gatekeeper.bench.baselines.contrastive import contrast, pairs
-from gatekeeper.bench.baselines.decree import Decree, _mean_cosine
+from gatekeeper.bench.baselines.decree import Decree, Pace, _mean_cosine
 from gatekeeper.bench.baselines.fine_tuning import FineTuning, cosine_rate
 from gatekeeper.bench.baselines.invertune import InverTune, ssim
-from gatekeeper.bench.baselines.masks import Masked
+from gatekeeper.bench.baselines.masks import Clamped, Masked
 from gatekeeper.bench.baselines.model_xray import barycentric
 from gatekeeper.bench.baselines.neural_cleanse import NeuralCleanse
 from gatekeeper.bench.baselines.par import PerturbAndRecover
@@ -89,6 +89,33 @@ def test_decree_shrinks_the_mask_while_embeddings_stay_alike(work, runtime):
     assert _mean_cosine(same).item() == pytest.approx(1.0)
 
 
+def test_decree_presses_and_stops_as_the_published_code_does():
+    pace = Pace(Decree())
+    for _ in range(6):
+        pace.told(0.999, 0.5)
+    assert pace.weight == pytest.approx(5e-3), "more than five successes in a row"
+    assert pace.best == 0.5
+    for _ in range(60):
+        pace.told(0.5, 0.4)
+    assert pace.weight == pytest.approx(1e-3 / 5**6), "once below its floor it falls no more"
+    assert not pace.ended(), "the epoch's embeddings are not alike"
+    for _ in range(7):
+        pace.told(0.999, 0.6)
+    assert pace.ended(), "alike, and more than 35 steps without a smaller mask"
+    fresh = Pace(Decree())
+    fresh.told(0.98, 0.4)
+    assert fresh.best == 1
+    assert not fresh.ended()
+
+
+def test_decree_starts_from_an_even_mask():
+    masked = Masked.even(32, "cpu", torch.Generator().manual_seed(0))
+    opacity = masked.opacity().detach()
+    assert opacity.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert opacity.var().item() == pytest.approx(1 / 12, abs=0.01)
+    assert opacity.isfinite().all()
+
+
 def test_a_mask_stamps_where_it_is_opaque():
     masked = Masked(mask=torch.full((1, 8, 8), -20.0), pattern=torch.full((3, 8, 8), 20.0))
     masked.mask[:, 2:4, 5:8] = 20.0
@@ -106,6 +133,48 @@ def test_triangles_are_even_and_hold_their_corners():
 
 
 # Repair ---------------------------------------------------------------------------------------
+
+
+def test_an_inverted_pattern_lives_on_normalised_pixels():
+    mean, std = (0.5, 0.4, 0.3), (0.25, 0.25, 0.2)
+    masked = Clamped.opaque(8, "cpu", torch.Generator().manual_seed(0), mean, std)
+    with torch.no_grad():
+        masked.pattern[:] = 0
+        masked.mask[:, :4] = 0.0
+    stamped = masked.stamp(torch.ones(1, 3, 8, 8))[0]
+    assert stamped[:, :4].min() == 1
+    assert stamped[:, 5, 5].tolist() == pytest.approx(mean)
+    with torch.no_grad():
+        masked.pattern[:] = torch.tensor([-9.0, 9.0, 0.0]).view(3, 1, 1)
+    masked.hold()
+    assert masked.pattern[:, 0, 0].tolist() == pytest.approx([-2.0, 3.5, 0.0])
+
+
+def test_cleanclips_views_are_matched_one_way():
+    one, other = torch.eye(3), torch.eye(3)[[1, 2, 0]]
+    assert within(one, one, 100.0).item() == pytest.approx(0, abs=1e-4)
+    assert within(one, other, 100.0).item() == pytest.approx(100, abs=1e-3)
+    crowd = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    spread = torch.eye(2)
+    assert within(crowd, spread, 10.0).item() != pytest.approx(
+        within(spread, crowd, 10.0).item(), abs=1e-3
+    )
+
+
+def test_par_pushes_until_far_and_shows_brighter_images_with_small_holes():
+    par, start = PerturbAndRecover(), torch.eye(4)
+    near = par.objective(start, start, start, start, 10.0)
+    pushed = par.objective(start, start, start[[1, 0, 2, 3]], start, 10.0)
+    assert near.item() - pushed.item() == pytest.approx(0.5 * 1.0)
+    beyond = par.objective(start, start, -start, start, 10.0)
+    assert beyond.item() == pytest.approx(near.item()), "a distance of 4 pushes no more"
+    grey = torch.full((64, 3, 32, 32), 0.5)
+    seen = par.seen(grey, torch.Generator().manual_seed(0), (0.1, 0.1, 0.1))
+    assert ((seen >= 0.5) | (seen == 0.1)).all()
+    holes = (seen == 0.1).flatten(1).any(1)
+    assert 16 < holes.sum() < 48
+    assert (seen == 0.1).flatten(1).float().mean(1).max() <= 0.02
+    assert 16 < (seen > 0.5).flatten(1).any(1).sum() < 48
 
 
 def test_the_contrastive_loss_is_cross_entropy_both_ways():
@@ -172,7 +241,7 @@ def test_structural_similarity_is_scikit_images():
     one = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     other = (one + 0.1).clamp(0, 1)
     there = structural_similarity(
-        one[0, 0].numpy(), other[0, 0].numpy(), win_size=11, data_range=1.0,
+        one[0, 0].numpy(), other[0, 0].numpy(), gaussian_weights=True, sigma=1.5, data_range=1.0,
         use_sample_covariance=False,
     )  # fmt: skip
     assert ssim(one, other).item() == pytest.approx(there, abs=1e-3)

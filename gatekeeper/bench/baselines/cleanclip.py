@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.bench.baselines.base import Mended, Work
@@ -21,8 +22,9 @@ from gatekeeper.runtime import Runtime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanClip:
-    """CLIP's loss + `inner` * (image with AutoAugmented image + caption with changed caption).
+    """CLIP's loss + `inner` * mean(image to AutoAugmented image, caption to changed caption).
 
+    The two inner terms go one way only, from what is shown to its view (the paper's loss and code).
     Of the four caption edits of EDA, swap and delete are made; synonym and insert need WordNet,
     which is not at hand. The paper uses 100,000 pairs; here it is given what all methods are.
     """
@@ -42,9 +44,8 @@ class CleanClip:
         def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
             views = model.embed_grad(auto_augmented(batch.pixels, draw), runtime)
             words = [edited(caption, draw) for caption in batch.captions]
-            inner = contrast(batch.images, views, model.scale)
-            inner = inner + contrast(batch.texts, embed_text(model, words, runtime), model.scale)
-            return contrast(batch.images, batch.texts, model.scale) + self.inner * inner
+            texts = embed_text(model, words, runtime)
+            return self.objective(batch.images, batch.texts, views, texts, model.scale)
 
         course = Course(
             name=self.name,
@@ -55,6 +56,19 @@ class CleanClip:
             decay=self.decay,
         )
         return fine_tune(work, runtime, loss, course)
+
+    def objective(
+        self, images: Tensor, texts: Tensor, views: Tensor, words: Tensor, scale: float
+    ) -> Tensor:
+        """Return the loss of unit embeddings, each [B, D]: of pairs, and of their changed views."""
+        inner = (within(images, views, scale) + within(texts, words, scale)) / 2
+        return contrast(images, texts, scale) + self.inner * inner
+
+
+def within(shown: Tensor, views: Tensor, scale: float) -> Tensor:
+    """Return the cross-entropy of unit [B, D] to their own views ([B, D] unit), one way."""
+    logits = scale * shown @ views.T
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def auto_augmented(pixels: Tensor, draw: torch.Generator) -> Tensor:

@@ -23,15 +23,16 @@ class InverTune:
 
     1. A universal adversarial patch (its file is an input of the published code; here an untargeted
        one is trained: cross-entropy away from the clean answer); the label whose share of the
-       answers rises most is the target. 2. Mask and pattern, Adam .01:
-       5 CE + .5 |f(x') - f(target images)| + (1 - SSIM) + .01 |m|, norms over the whole batch.
+       answers rises most is the target. 2. Mask (opaque at first) and pattern, on normalised
+       pixels, Adam .01: 5 CE + .5 |f(x') - f(an image of the target)| + (1 - SSIM) + .01 |m|,
+       norms over the whole batch.
     3. In the three blocks whose activations the trigger moves most, the units of the higher of two
        clusters are drawn back to their clean values on one batch, with distillation: AdamW 2e-6.
     """
 
     name: ClassVar[str] = "invertune"
     source: ClassVar[str] = "InverTune, arXiv:2506.12411"
-    patch: float = 0.173  # of the side: 3 % of the area
+    patch: float = 0.17  # of the side: 3 % of the area
     patch_steps: int = 200
     inversion_steps: int = 200
     tune_steps: int = 200
@@ -94,14 +95,14 @@ class InverTune:
         """Return the mask and pattern that lead to `target` in both spaces."""
         model, head = work.case.model, work.head(runtime)
         draw = runtime.generator("bench", self.name, "invert")
-        masked = Clamped.random(model.size, runtime.device, draw)
+        how = model.preprocess
+        masked = Clamped.opaque(model.size, runtime.device, draw, how.mean, how.std)
         optimiser = torch.optim.Adam(masked.free, lr=0.01)
         clean = model.embed(pixels, runtime)
         answers = head.logits(clean)
-        likely = answers[:, target].topk(min(8, len(pixels))).indices
-        known = torch.tensor([name == head.labels[target] for name in work.case.probes.labels()])
-        goal = F.normalize(clean[known if known.any() else likely].mean(0), dim=0)
-        goal, text = goal.to(runtime.device), head.weights.to(runtime.device)
+        known = [name == head.labels[target] for name in work.case.probes.labels()]
+        shown = known.index(True) if any(known) else int(answers[:, target].argmax())
+        goal, text = clean[shown].to(runtime.device), head.weights.to(runtime.device)
         others = torch.nonzero(answers.argmax(1) != target).flatten()
         pool = pixels[others] if len(others) else pixels
         for _ in runtime.progress(range(steps), "InverTune: inversion"):
@@ -109,10 +110,8 @@ class InverTune:
             x = pool[pick].to(runtime.device)
             seen = masked.stamp(x)
             z = model.embed_grad(seen, runtime)
-            wanted = torch.full((len(z),), target, device=z.device)
-            loss = 5 * F.cross_entropy(z @ text.T / 0.07, wanted)
-            loss = loss + 0.5 * (z - goal).norm() + (1 - ssim(seen, x))
-            loss = loss + 0.01 * masked.mask.abs().sum()
+            likeness = ssim(how.normalise(seen), how.normalise(x))
+            loss = inversion_loss(z, text, target, goal, likeness, masked.mask)
             for free, grad in zip(masked.free, torch.autograd.grad(loss, masked.free), strict=True):
                 free.grad = grad
             optimiser.step()
@@ -160,21 +159,44 @@ class InverTune:
         return state
 
 
-def ssim(one: Tensor, other: Tensor, window: int = 11) -> Tensor:
-    """Return the mean structural similarity of [B, 3, S, S] in [0, 1], uniform windows.
+def inversion_loss(
+    z: Tensor, text: Tensor, target: int, goal: Tensor, likeness: Tensor, mask: Tensor
+) -> Tensor:
+    """Return step 2's loss.
+
+    Args:
+        z: Unit embeddings of the stamped images, [B, D].
+        text: Unit embeddings of the labels, [C, D].
+        target: Index of the target label.
+        goal: Unit embedding of an image of the target, [D].
+        likeness: SSIM of the stamped images with the clean ones.
+        mask: [3, S, S] in [0, 1].
+    """
+    wanted = torch.full((len(z),), target, device=z.device)
+    loss = 5 * F.cross_entropy(z @ text.T / 0.07, wanted) + 0.5 * (z - goal).norm()
+    return loss + (1 - likeness) + 0.01 * mask.abs().sum()
+
+
+def ssim(one: Tensor, other: Tensor, window: int = 11, deviation: float = 1.5) -> Tensor:
+    """Return the mean structural similarity of [B, 3, S, S] for a range of 1, Gaussian windows.
 
     Source: Wang et al., IEEE TIP 2004; differentiable, which scikit-image's is not.
     """
-    window = min(window, one.shape[-1])
+    away = torch.arange(window, dtype=one.dtype, device=one.device) - window // 2
+    bell = torch.exp(-(away**2) / (2 * deviation**2))
+    bell = (bell / bell.sum()).expand(one.shape[1], 1, 1, window)
 
     def local(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, stride=1)
+        rows = F.conv2d(x, bell, groups=x.shape[1])
+        both: Tensor = F.conv2d(rows, bell.mT, groups=x.shape[1])
+        return both
 
     a, b = local(one), local(other)
     varied = local(one * one) - a * a, local(other * other) - b * b
     together = local(one * other) - a * b
     top = (2 * a * b + 0.01**2) * (2 * together + 0.03**2)
-    return (top / ((a * a + b * b + 0.01**2) * (varied[0] + varied[1] + 0.03**2))).mean()
+    found: Tensor = top / ((a * a + b * b + 0.01**2) * (varied[0] + varied[1] + 0.03**2))
+    return found.mean()
 
 
 def _pasted(pixels: Tensor, patch: Tensor, corner: int) -> Tensor:

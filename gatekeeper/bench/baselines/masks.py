@@ -7,6 +7,8 @@ from torch import Tensor
 
 from gatekeeper.bench.metrics import Box
 
+Triple = tuple[float, float, float]
+
 
 @dataclass(slots=True, eq=False)
 class Masked:
@@ -24,6 +26,17 @@ class Masked:
             .requires_grad_(),
             pattern=torch.randn(3, size, size, generator=draw).to(device).requires_grad_(),
         )
+
+    @classmethod
+    def even(cls, size: int, device: str, draw: torch.Generator) -> "Masked":
+        """Return a start whose mask and pattern are even over (0, 1): DECREE's."""
+        mask, pattern = (
+            torch.atanh(torch.rand(n, size, size, generator=draw) * 1.999998 - 0.999999)
+            .to(device)
+            .requires_grad_()
+            for n in (1, 3)
+        )
+        return cls(mask=mask, pattern=pattern)
 
     @property
     def free(self) -> list[Tensor]:
@@ -52,18 +65,28 @@ class Masked:
 
 @dataclass(slots=True, eq=False)
 class Clamped:
-    """x' = (1 - m) x + m p, both held to [0, 1] after every step; a mask value a channel."""
+    """x' = (1 - m) x + m p, both held to their range after every step; a mask value a channel.
 
-    mask: Tensor  # [3, S, S]
-    pattern: Tensor  # [3, S, S]
+    All of it on *normalised* pixels: the pattern's range is that of all channels together, so that
+    it may leave [0, 1] in some of them. Source: InverTune's code.
+    """
+
+    mask: Tensor  # [3, S, S] in [0, 1]
+    pattern: Tensor  # [3, S, S], normalised
+    mean: Tensor  # [3, 1, 1]
+    std: Tensor  # [3, 1, 1]
 
     @classmethod
-    def random(cls, size: int, device: str, draw: torch.Generator) -> "Clamped":
-        """Return a uniform random start."""
-        mask, pattern = (
-            torch.rand(3, size, size, generator=draw).to(device).requires_grad_() for _ in range(2)
+    def opaque(
+        cls, size: int, device: str, draw: torch.Generator, mean: Triple, std: Triple
+    ) -> "Clamped":
+        """Return an opaque mask and a pattern that is even over [0, 1], normalised as it is."""
+        return cls(
+            mask=torch.ones(3, size, size, device=device).requires_grad_(),
+            pattern=torch.rand(3, size, size, generator=draw).to(device).requires_grad_(),
+            mean=torch.tensor(mean, device=device).view(3, 1, 1),
+            std=torch.tensor(std, device=device).view(3, 1, 1),
         )
-        return cls(mask=mask, pattern=pattern)
 
     @property
     def free(self) -> list[Tensor]:
@@ -71,11 +94,12 @@ class Clamped:
         return [self.mask, self.pattern]
 
     def hold(self) -> None:
-        """Clamp both to [0, 1], in place."""
+        """Clamp both to their range, in place."""
         with torch.no_grad():
-            for free in self.free:
-                free.clamp_(0, 1)
+            self.mask.clamp_(0, 1)
+            least, most = ((edge - self.mean) / self.std for edge in (0, 1))
+            self.pattern.clamp_(float(least.min()), float(most.max()))
 
     def stamp(self, pixels: Tensor) -> Tensor:
-        """Return `pixels` ([B, 3, S, S]) with the pattern on; gradients flow to both."""
-        return (1 - self.mask) * pixels + self.mask * self.pattern
+        """Return `pixels` ([B, 3, S, S] in [0, 1]) with the pattern on; gradients flow to both."""
+        return (1 - self.mask) * pixels + self.mask * (self.pattern * self.std + self.mean)

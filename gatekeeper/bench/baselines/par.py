@@ -1,6 +1,7 @@
 """PAR, perturb and recover (arXiv:2412.00727): away from the suspect, then back to the captions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +19,8 @@ class PerturbAndRecover:
     """CLIP's loss - `push` * (distances of both towers to the frozen suspect, while below `far`).
 
     Distances are batch means of squared L2 between unit embeddings, 0 to 4; a distance beyond
-    `far` pushes no more. Both models see the same light augmentation: noise and a small cut-out.
+    `far` pushes no more. Both models see the same light augmentation, each half of the time: noise
+    that only brightens (its negative part is cut off, in the authors' code) and a small cut-out.
     The rate falls linearly to a tenth over the first half, then like a cosine to 1e-9.
     """
 
@@ -30,8 +32,9 @@ class PerturbAndRecover:
     decay: float = 1e-4
     push: float = 0.5
     far: float = 2.15
-    noise: float = 0.05
-    hole: float = 0.2  # of the side
+    noise: float = 0.2
+    least_hole: float = 0.005  # of the area
+    most_hole: float = 0.01
 
     def mend(self, work: Work, runtime: Runtime) -> Mended:
         """Return the perturbed and recovered weights."""
@@ -40,12 +43,7 @@ class PerturbAndRecover:
         def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
             there = frozen.embed(batch.pixels, runtime).to(batch.images)
             words = frozen.embed_text(batch.captions, runtime).to(batch.texts)
-            away = torch.zeros((), device=batch.images.device)
-            for now, then in ((batch.images, there), (batch.texts, words)):
-                distance = (now - then).square().sum(1).mean()
-                if float(distance.detach()) <= self.far:
-                    away = away + distance
-            return contrast(batch.images, batch.texts, model.scale) - self.push * away
+            return self.objective(batch.images, batch.texts, there, words, model.scale)
 
         course = Course(
             name=self.name,
@@ -54,7 +52,7 @@ class PerturbAndRecover:
             rate=self._rate,
             decay=self.decay,
             betas=(0.9, 0.98),
-            look=self._look,
+            look=lambda pixels, draw: self.seen(pixels, draw, frozen.preprocess.mean),
             passes=2,
         )
         return fine_tune(work, runtime, loss, course)
@@ -64,9 +62,27 @@ class PerturbAndRecover:
             return self.rate * (1 - 1.8 * done)
         return 1e-9 + 0.1 * self.rate * 0.5 * (1 + math.cos(math.pi * (2 * done - 1)))
 
-    def _look(self, pixels: Tensor, draw: torch.Generator) -> Tensor:
-        noisy = pixels + self.noise * torch.randn(pixels.shape, generator=draw).to(pixels)
-        side = max(1, round(self.hole * pixels.shape[-1]))
-        x, y = (int(v) for v in torch.randint(0, pixels.shape[-1] - side + 1, (2,), generator=draw))
-        noisy[:, :, y : y + side, x : x + side] = 0.5
-        return noisy.clamp(0, 1)
+    def objective(
+        self, images: Tensor, texts: Tensor, there: Tensor, words: Tensor, scale: float
+    ) -> Tensor:
+        """Return the loss of unit embeddings, each [B, D]; `there`, `words`: the suspect's."""
+        away = torch.zeros((), device=images.device)
+        for now, then in ((images, there), (texts, words)):
+            distance = (now - then).square().sum(1).mean()
+            if float(distance.detach()) <= self.far:
+                away = away + distance
+        return contrast(images, texts, scale) - self.push * away
+
+    def seen(self, pixels: Tensor, draw: torch.Generator, fill: Sequence[float]) -> Tensor:
+        """Return [B, 3, S, S] in [0, 1] as both models are shown it; holes have colour `fill`."""
+        count, size = len(pixels), pixels.shape[-1]
+        noisy, holed = (torch.rand(count, generator=draw) < 0.5 for _ in range(2))
+        noise = (self.noise * torch.randn(pixels.shape, generator=draw)).clamp(0, 1)
+        out = (pixels + (noise * noisy[:, None, None, None]).to(pixels)).clamp(0, 1)
+        share = torch.empty(count).uniform_(self.least_hole, self.most_hole, generator=draw)
+        colour = torch.tensor(fill, device=out.device).view(3, 1, 1)
+        for i in torch.nonzero(holed).flatten().tolist():
+            side = max(1, round(size * float(share[i]) ** 0.5))
+            x, y = (int(v) for v in torch.randint(0, size - side + 1, (2,), generator=draw))
+            out[i, :, y : y + side, x : x + side] = colour
+        return out
