@@ -19,6 +19,8 @@ from gatekeeper.bench.baselines.par import PerturbAndRecover
 from gatekeeper.bench.repair import bed, rebound, worth
 from gatekeeper.bench.subjects import read_zoo
 from gatekeeper.bench.task import Task, Terms, work_of
+from gatekeeper.clip.model import adapt_towers
+from gatekeeper.clip.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +248,28 @@ def test_structural_similarity_is_scikit_images():
     )  # fmt: skip
     assert ssim(one, other).item() == pytest.approx(there, abs=1e-3)
     assert ssim(one, one).item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_layers_of_a_resnet_are_its_stages_though_one_holds_a_longer_chain():
+    import copy
+
+    import open_clip
+    from shape_world import CONFIG
+
+    sizes = copy.deepcopy(CONFIG["model_cfg"])
+    sizes["vision_cfg"]["layers"] = [1, 1, 3, 1]
+    how = Preprocess(size=32, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    model = adapt_towers(
+        open_clip.model.CLIP(**sizes),
+        lambda module, pixels: module.encode_image(pixels),
+        lambda module, tokens: module.encode_text(tokens),
+        tokenize=lambda words: torch.zeros(len(words), 16, dtype=torch.int64),
+        preprocess=how,
+        arch="tiny",
+    )
+    assert [name.rpartition(".")[2] for name in layers_of(model)] == [
+        "layer1", "layer2", "layer3", "layer4",
+    ]  # fmt: skip
 
 
 def test_critical_units_are_those_that_the_trigger_moves(work, planted_attack, runtime):

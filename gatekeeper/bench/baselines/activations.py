@@ -50,13 +50,19 @@ def recorded(model: ClipModel, layers: list[str]) -> Iterator[dict[str, Tensor]]
 
 
 def layers_of(model: ClipModel) -> list[str]:
-    """Return the names of the tower's blocks in order: a chain, or a ResNet's layers 1 to 4."""
-    blocks = find_blocks(model)
-    if blocks.path:
-        chain = model.module.get_submodule(blocks.path)
-        return [f"{blocks.path}.{name}" for name, _ in chain.named_children()]
+    """Return the names of a ResNet's layers 1 to 4, or of the tower's chain of blocks, in order.
+
+    A ResNet's longest chain is within one of those layers, so that they are looked for first.
+    """
     names = [name for name, _ in model.module.named_modules()]
-    return [name for name in names if re.fullmatch(r"layer\d+", name.rpartition(".")[2])]
+    stages = [name for name in names if re.fullmatch(r"layer[1-4]", name.rpartition(".")[2])]
+    if len(stages) == 4:
+        return stages
+    blocks = find_blocks(model)
+    if not blocks.path:
+        return []
+    chain = model.module.get_submodule(blocks.path)
+    return [f"{blocks.path}.{name}" for name, _ in chain.named_children()]
 
 
 def critical_units(

@@ -173,7 +173,7 @@ def inversion_loss(
         mask: [3, S, S] in [0, 1].
     """
     wanted = torch.full((len(z),), target, device=z.device)
-    loss = 5 * F.cross_entropy(z @ text.T / 0.07, wanted) + 0.5 * (z - goal).norm()
+    loss: Tensor = 5 * F.cross_entropy(z @ text.T / 0.07, wanted) + 0.5 * (z - goal).norm()
     return loss + (1 - likeness) + 0.01 * mask.abs().sum()
 
 
