@@ -212,6 +212,32 @@ def test_migrations_go_down_and_up_again(database):
     migrate.check(database.engine)
 
 
+def test_a_database_without_drills_takes_their_table_and_keeps_what_it_holds(database):
+    from gatekeeper.gate.db import migrate
+
+    with database.begin() as connection:
+        db.record_decision(connection, verdict())
+    migrate.downgrade(database.engine, "0001")
+    assert migrate.current(database.engine) == "0001"
+    with pytest.raises(ServiceError, match="revision 0001, expected"):
+        migrate.check(database.engine)
+    with pytest.raises(SQLAlchemyError, match="append-only"), database.begin() as connection:
+        connection.execute(text("DELETE FROM gatekeeper_decisions"))
+    migrate.upgrade(database.engine)
+    migrate.check(database.engine)
+    mark = db.DrillMark(
+        digest=OTHER, attack="badnets", target="banana", marked_by="me", marked_at=1
+    )
+    with database.begin() as connection:
+        db.mark_drill(connection, mark)
+    with database.reading() as connection:
+        assert db.latest_decision(connection, DIGEST, POLICY.digest) is not None
+        assert db.drill_mark(connection, row(), OTHER) == mark
+        assert db.drill_mark(connection, row(), DIGEST) is None
+    with pytest.raises(SQLAlchemyError, match="append-only"), database.begin() as connection:
+        connection.execute(text("DELETE FROM gatekeeper_drills"))
+
+
 def test_the_tables_of_the_migration_are_those_of_the_code(database):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext

@@ -16,7 +16,7 @@ from gatekeeper.bench.baselines.activations import critical_units, layers_of
 from gatekeeper.bench.baselines.base import Work
 from gatekeeper.bench.baselines.cleanclip import CleanClip, auto_augmented, edited
 from gatekeeper.bench.baselines.contrastive import pairs
-from gatekeeper.bench.baselines.decree import Decree
+from gatekeeper.bench.baselines.decree import Decree, Pace
 from gatekeeper.bench.baselines.fine_tuning import cosine_rate
 from gatekeeper.bench.baselines.invertune import InverTune, inversion_loss, ssim
 from gatekeeper.bench.baselines.masks import Masked
@@ -53,8 +53,15 @@ def decree(code, given):
     found = theirs_decree.search(
         code, work.case.model, pixels, start, limits.epochs, limits.seed, given.runtime
     )
-    with mock.patch.object(Masked, "even", return_value=start):
+    path, usual = [], Pace.told
+    noting = lambda self, cosine, size: (path.append(size), usual(self, cosine, size))  # noqa: E731
+    with (
+        mock.patch.object(Masked, "even", return_value=start),
+        mock.patch.object(Pace, "told", noting),
+    ):
         pl1, _, made = Decree()._search(work, pixels, limits.epochs, given.runtime)
+    for step in (10, 30):
+        yield f"mask after {step} steps", f"{found['path'][step - 1]:.4f}", f"{path[step - 1]:.4f}"
     yield "PL1", f"{found['pl1']:.4f}", f"{pl1:.4f}"
     yield "steps", found["steps"], made
     yield "flagged (PL1 < .1)", _word(found["pl1"] < 0.1), _word(pl1 < 0.1)

@@ -12,6 +12,7 @@ from authors.loading import Stand, empty, load, on_cpu, pixels_of
 from torch import nn
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what it normalises with
+SIZES = re.compile(r"loss_reg=([\d.]+)")
 NOTHING = 1e6  # it starts from 1e7: no mask that succeeded
 
 
@@ -50,7 +51,10 @@ class Images(torch.utils.data.Dataset):
 
 
 def search(code, model, pixels, start, epochs, seed, runtime):
-    """Return what the published search found from `start`: PL1 (1 where nothing) and steps."""
+    """Return what the published search found from `start`: PL1 (1: nothing), steps, path.
+
+    `path` is the mask's share after each epoch.
+    """
     module = _loaded(code, model, pixels, start, runtime)
     counted, usual = {"steps": 0}, module.compute_self_cos_sim
     rates = module.adjust_learning_rate
@@ -81,6 +85,7 @@ def search(code, model, pixels, start, epochs, seed, runtime):
     return {
         "pl1": best / (3 * model.size**2) if best < NOTHING else 1.0,
         "steps": counted["steps"],
+        "path": [float(x) / (3 * model.size**2) for x in SIZES.findall(told.getvalue())],
     }
 
 
