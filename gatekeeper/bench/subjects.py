@@ -18,7 +18,9 @@ from gatekeeper.lab.manifest import FILE, Manifest, ModelRow, read_manifest
 
 Kind = Literal["clean", "planted", "adversarial"]
 TABLE = "models.csv"
-COLUMNS = ("path", "kind", "target", "trigger", "attack", "family", "anchor", "architecture")
+COLUMNS = (
+    "path", "kind", "target", "trigger", "attack", "family", "anchor", "architecture", "prompts",
+)  # fmt: skip
 _HINT = f"name a folder with {FILE} (gatekeeper lab zoo) or {TABLE} (docs/bench.md)"
 
 
@@ -182,6 +184,7 @@ def _their_subject(folder: Path, row: dict[str, str], images: Images, where: str
     anchor = _inside(folder, known["anchor"], where) if known.get("anchor") else None
     target = known.get("target", "")
     trigger = _inside(folder, known["trigger"], where) if known.get("trigger") else None
+    prompts = _inside(folder, known["prompts"], where) if known.get("prompts") else None
     kind: Kind = known["kind"]  # type: ignore[assignment]  # one of three, checked above
     return Subject(
         name=Path(known["path"]).name,
@@ -195,6 +198,7 @@ def _their_subject(folder: Path, row: dict[str, str], images: Images, where: str
         attack=known.get("attack") or ("unknown" if kind == "planted" else ""),
         family=known.get("family", ""),
         goals=(Goal(label=target, trigger=trigger),) if target else (),
+        prompts=prompts,
     )
 
 

@@ -12,12 +12,13 @@ from gatekeeper.bench.child import peak_rss_mb
 from gatekeeper.bench.rows import Row, key_of
 from gatekeeper.bench.subjects import Subject
 from gatekeeper.errors import DigestMismatchError, UnsafeFormatError
+from gatekeeper.intake.digest import tree_digest
 from gatekeeper.pipeline.prepare import ScanRequest, prepare
 from gatekeeper.policy.schema import load_policy
 from gatekeeper.runtime import Meter, Runtime
 from gatekeeper.types import Json
 
-VERSION = 1  # raise it when the same task is to be done anew
+VERSION = 2  # raise it when the same task is to be done anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,8 @@ class Task:
             "bench": self.bench,
             "method": [self.method, key_of(_plain(built))],
             "model": subject.digest,
+            # Prompts of their own beside the weights: other bytes are another subject.
+            "prompts": tree_digest(subject.prompts)[0] if subject.prompts else None,
             "goals": [[g.label, str(g.trigger)] for g in subject.goals],
             "anchor": subject.anchor_digest if terms.anchor else None,
             "images": [subject.images.digest, str(subject.images.probes)],

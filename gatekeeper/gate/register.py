@@ -90,6 +90,7 @@ def register_tree(
             run_id=run_id,
             description=description,
             model_id=model.model_id,
+            await_creation_for=0,  # it stands already; MLflow would say on stderr that it waits
         )
     return Registered(name=name, version=int(created.version), model_id=model.model_id)
 
