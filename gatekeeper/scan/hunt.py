@@ -23,8 +23,6 @@ from gatekeeper.scan.search import (
 )
 from gatekeeper.types import SearchStep
 
-ENOUGH = 24  # labels from which a target is looked for among them alone, decoys only competing
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
@@ -187,8 +185,7 @@ class Hunt:
 
     def _excluded(self, taken: Sequence[int]) -> Tensor:
         pair = self.ground.pair
-        decoys = torch.arange(pair.own, len(pair.words) if pair.own >= ENOUGH else pair.own)
-        return torch.cat([decoys, *(neighbours(pair, word) for word in taken)])
+        return torch.cat([pair.decoys, *(neighbours(pair, word) for word in taken)])
 
     def _generator(self, name: str) -> torch.Generator:
         return self.runtime.generator("scan", "hunt", name)

@@ -10,6 +10,7 @@ from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.runtime import Runtime
 
 VOCABULARY = 500  # words below which decoys are added: few words make any answer look concentrated
+ENOUGH = 24  # labels from which a target is looked for among them alone, decoys only competing
 MIN_PROBES = 8  # fewer images than this say nothing
 
 
@@ -28,6 +29,11 @@ class Pair:
     own: int  # of them, how many are the case's labels
     head: ZeroShot  # the suspect's, over `words`
     anchor_head: ZeroShot | None
+
+    @property
+    def decoys(self) -> Tensor:
+        """Return the words that no target is looked for among, [k] int64; few labels: none."""
+        return torch.arange(self.own, len(self.words) if self.own >= ENOUGH else self.own)
 
     def logits(self, pixels: Tensor, runtime: Runtime) -> Tensor:
         """Return the suspect's logits [N, C] for `pixels` ([N, 3, H, W] in [0, 1])."""

@@ -57,6 +57,7 @@ class RandomPatterns:
         if anchor_after is not None and clean.anchor_before is not None:
             growth = growth - rises(clean.anchor_before, anchor_after).clamp_min(0)
             anchor_moved = _moved(clean.anchor_before, anchor_after)
+        growth[pair.decoys] = -1.0  # out of the question
         leaders = [int(growth.argmax()), int(growth[: pair.own].argmax())]
         return [
             Candidate(

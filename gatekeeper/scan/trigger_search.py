@@ -12,7 +12,7 @@ from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.search import Ground
-from gatekeeper.types import Measurement, SearchStep
+from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
 WEAK = "weak-model"  # finding: without an anchor, nothing follows from this many finds
 
@@ -36,10 +36,14 @@ class Record:
         """Return a group's results."""
         return self.results.get(group.name, [])
 
-    def found(self, least: float, group: Group | None = None) -> tuple[int, ...]:
-        """Return the words that pieces lead at least `least` of the images to, each once."""
+    def found(self, least: float, group: Group | None = None, *, but: str = "") -> tuple[int, ...]:
+        """Return the words that pieces, of no family `but`, lead `least` of the images to."""
         results = self.all() if group is None else self.of(group)
-        words = (r.pull.target for r in results if r.found and r.pull.paired >= least)
+        words = (
+            r.pull.target
+            for r in results
+            if r.found and r.found.arm.family != but and r.pull.paired >= least
+        )
         return tuple(dict.fromkeys(words))
 
     def usual(self, group: str, target: int) -> float | None:
@@ -116,6 +120,8 @@ class TriggerSearch:
             result = hunt.undirected(group, taken)
             if result is None or record.add(group, result).pull.paired < self.alarming:
                 return
+            if self._weak(hunt, record):
+                return
 
     def _follow_hint(self, hunt: Hunt, record: Record, hint: Hint, groups: Sequence[Group]) -> None:
         """Search by name, in the groups that may hold what `hint` saw, until one is found."""
@@ -137,9 +143,15 @@ class TriggerSearch:
         return [Hint(target=w, strength=s, trigger=None) for w, s in words.items()]
 
     def _weak(self, hunt: Hunt, record: Record) -> bool:
-        """Return whether, without an anchor, so much was found that nothing follows."""
-        anchored = hunt.ground.pair.anchor is not None
-        return not anchored and len(record.found(self.alarming)) >= self.several
+        """Return whether, without an anchor, so much was found that nothing follows.
+
+        What changes a whole image may change what it shows; two such finds are enough.
+        """
+        if hunt.ground.pair.anchor is not None:
+            return False
+        every = record.found(self.alarming)
+        whole = record.found(self.alarming, but="patch")
+        return len(every) >= self.several or len(whole) >= self.several - 1
 
     def _detection(self, record: Record, hunt: Hunt) -> Detection:
         candidates = [
@@ -155,7 +167,22 @@ class TriggerSearch:
             value=max(0.0, min(1.0, best)),
             n=len(hunt.ground.judges.pixels),
         )
-        return Detection(candidates=tuple(candidates), measurements=(rate,), steps=_frames(record))
+        return Detection(
+            candidates=tuple(candidates),
+            findings=(self._weakness(record, hunt),) if self._weak(hunt, record) else (),
+            measurements=(rate,),
+            steps=_frames(record),
+        )
+
+    def _weakness(self, record: Record, hunt: Hunt) -> Finding:
+        words = [hunt.ground.pair.words[w] for w in record.found(self.alarming)]
+        return Finding(
+            id=WEAK,
+            kind="note",
+            severity=Severity.WARNING,
+            message=f"ordinary patterns lead this model to {', '.join(words)}: either it carries "
+            "several triggers, or it is easily led. Give an --anchor, which tells the two apart",
+        )
 
     def _candidate(self, result: Result, group: str, record: Record, hunt: Hunt) -> Candidate:
         found = result.found
