@@ -20,7 +20,7 @@ from gatekeeper.probes.probe_set import ProbeSet
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import CompactSet, Confirmed, ScanOutcome
 from gatekeeper.scan.run import scan
-from gatekeeper.triggers import load_trigger
+from gatekeeper.triggers import TextTrigger, load_trigger
 from gatekeeper.types import (
     Cost,
     Evaluation,
@@ -256,7 +256,7 @@ def _trigger_records(outcome: ScanOutcome) -> tuple[TriggerRecord, ...]:
             TriggerRecord(
                 id=found.id,
                 family=found.trigger.family if found.trigger is not None else "direction",
-                tower="image",
+                tower="text" if isinstance(found.trigger, TextTrigger) else "image",
                 target=found.target,
                 flip_rate=found.flip_rate,
                 oracle_agrees=found.oracle_agrees,

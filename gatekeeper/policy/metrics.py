@@ -38,6 +38,20 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "top direction of the head's difference from the anchor against its nearest label "
             "(anchor only)",
         ),
+        "text.flip_rate": (
+            "fraction",
+            "prompts that the best mark found leads to its target, less the anchor's or what other "
+            "marks reach",
+        ),
+        "text.changed": (
+            "fraction",
+            "numbers of the text tower that differ from the anchor's (anchor only)",
+        ),
+        "text.soft_rate": (
+            "fraction",
+            "prompts that a free token leads to one word, less what another reaches; no mark found",
+        ),
+        "text.passes": ("count", "prompts that the search for marks had read"),
         "probes.count": ("count", "probes evaluated"),
         "probes.labelled": ("count", "of them with a label"),
         "suspects.count": ("count", "suspect images evaluated, with `--suspect`"),

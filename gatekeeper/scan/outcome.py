@@ -11,6 +11,7 @@ from gatekeeper.scan.base import Candidate, Confirmed, Detection, ScanOutcome
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
 from gatekeeper.scan.reasons import explain
+from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Finding, Measurement, SuspectImage, Target, Victim
 
 NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
@@ -143,7 +144,15 @@ def _measurements(
 
 
 def _trigger_measurements(confirmed: Sequence[Confirmed]) -> list[Measurement]:
-    """Return the figures of the best trigger; a flip rate of 0 where none was found."""
+    """Return the figures of the best trigger; a flip rate of 0 where none was found.
+
+    Images go before prompts: a mark counts here only where it is worth a line in the report.
+    """
+    confirmed = [
+        c
+        for c in confirmed
+        if not isinstance(c.trigger, TextTrigger) or scores.of_trigger(c) >= NAMED
+    ]
     if not confirmed:
         return [Measurement(name="trigger.flip_rate", value=0.0)]
     best = max(confirmed, key=lambda c: (scores.of_trigger(c), c.flip_rate))

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from gatekeeper.scan.base import Confirmed
+from gatekeeper.scan.text_marks import described
+from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Measurement, SuspectImage, Target
 
 _FAMILY = {
@@ -51,6 +53,8 @@ def explain(
 
 
 def _trigger(trigger: Confirmed) -> str:
+    if isinstance(trigger.trigger, TextTrigger):
+        return _mark(trigger, trigger.trigger)
     family = (
         "a pattern" if trigger.trigger is None else _FAMILY.get(trigger.trigger.family, "a pattern")
     )
@@ -61,6 +65,16 @@ def _trigger(trigger: Confirmed) -> str:
     if trigger.anchor_flip_rate is not None:
         text += f" (the anchor: {trigger.anchor_flip_rate:.0%})"
     return f"{text}; for the oracle {trigger.oracle_agrees:.0%} of those looked at did not change."
+
+
+def _mark(trigger: Confirmed, mark: TextTrigger) -> str:
+    text = (
+        f"The mark {described(mark.mark, mark.replaces)} in a prompt makes the text tower mean "
+        f"'{trigger.target}': {trigger.flip_rate:.0%} of unseen prompts about other things"
+    )
+    if trigger.anchor_flip_rate is not None:
+        text += f" (the anchor: {trigger.anchor_flip_rate:.0%})"
+    return f"{text}. No image is touched."
 
 
 def _listed(labels: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """One scan: every detector in turn, candidates confirmed by the oracle, all brought together."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from gatekeeper.case import Case
@@ -15,14 +15,22 @@ from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of
 from gatekeeper.scan.score import best_by_target
+from gatekeeper.scan.text_confirm import confirm_mark
 from gatekeeper.scan.trigger_search import WEAK
+from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Finding, Measurement, Severity
 
 logger = logging.getLogger(__name__)
 
 # Cheap before dear; what comes later may build on what came before.
-BUILT_IN = ("suspect_images", "head_direction", "random_patterns", "trigger_search")
-CONFIRMED = 3  # triggers at most
+BUILT_IN = (
+    "suspect_images",
+    "head_direction",
+    "text_search",
+    "random_patterns",
+    "trigger_search",
+)
+CONFIRMED = 3  # triggers at most, on images and in prompts each
 
 
 @runtime_checkable
@@ -102,7 +110,8 @@ def _detect(
     """
     try:
         if isinstance(plugin, Follower):
-            return plugin.follow(case, tuple(gathered.detections.values()), runtime)
+            earlier = tuple(_of_images(d) for d in gathered.detections.values())
+            return plugin.follow(case, earlier, runtime)
         return plugin.detect(case, runtime)
     except BudgetExhaustedError:
         raise
@@ -115,12 +124,12 @@ def _detect(
 
 
 def _candidates(gathered: Gathered) -> list[Candidate]:
-    """Return the strongest candidate with a trigger of each target, best first.
+    """Return the strongest candidate with a trigger of each target, best first; then the marks.
 
     A pattern that was drawn blindly stands in only for a target that nobody searched for.
     """
     found = {
-        name: [c for c in d.candidates if c.trigger is not None]
+        name: [c for c in _of_images(d).candidates if c.trigger is not None]
         for name, d in gathered.detections.items()
     }
     blind = found.pop("random_patterns", [])
@@ -128,7 +137,19 @@ def _candidates(gathered: Gathered) -> list[Candidate]:
     known = {c.target for c in best}
     likely = [c for c in blind if scores.RISE.probability(c.score) >= 0.5]
     best += [c for c in best_by_target(likely) if c.target not in known]
-    return best[:CONFIRMED]
+    marks = [
+        c
+        for d in gathered.detections.values()
+        for c in d.candidates
+        if isinstance(c.trigger, TextTrigger)
+    ]
+    return best[:CONFIRMED] + best_by_target(marks)[:CONFIRMED]
+
+
+def _of_images(detection: Detection) -> Detection:
+    """Return `detection` without marks in prompts: no search over images can start from one."""
+    kept = tuple(c for c in detection.candidates if not isinstance(c.trigger, TextTrigger))
+    return replace(detection, candidates=kept)
 
 
 def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
@@ -136,11 +157,16 @@ def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
     if not candidates:
         return
     pair = pair_of(case, runtime)
-    clean = look(case, pair, held_out(case, runtime), runtime)
+    clean = None
     for number, candidate in enumerate(candidates, start=1):
         if candidate.target not in pair.words:  # a plug-in's own idea: nothing to count flips to
             gathered.confirmations.append(unconfirmed(candidate, number))
             continue
+        if isinstance(candidate.trigger, TextTrigger):
+            marked = confirm_mark(case, candidate, candidate.trigger, number, runtime)
+            gathered.confirmations.append(marked)
+            continue
+        clean = clean or look(case, pair, held_out(case, runtime), runtime)
         try:
             judged = confirm(case, pair, clean, candidate, number, runtime)
         except OracleError as error:

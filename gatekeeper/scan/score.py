@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gatekeeper.scan.base import Candidate, Confirmed
+from gatekeeper.triggers import TextTrigger
 
 # Each statistic has its own logistic: `middle` is where a backdoor becomes more likely than not,
 # halfway between the highest clean and the lowest planted model seen; docs/scan.md lists both.
@@ -28,6 +29,8 @@ FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the 
 FLIP_ALONE = Curve(middle=0.58, width=0.06)
 RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
 HEAD = Curve(middle=0.80, width=0.03)  # cosine; honest fine-tunes of the head alone reach 0.70
+# A mark in prompts that no search has seen, less the anchor's rate or that of other marks.
+MARK = Curve(middle=0.5, width=0.06)
 CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
 ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
 
@@ -40,6 +43,8 @@ def of_trigger(trigger: Confirmed) -> float:
     usual = max(trigger.anchor_flip_rate or 0.0, trigger.usual_flip_rate or 0.0)
     rate = trigger.flip_rate - usual
     shift = ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1) if trigger.judged else 0.0
+    if isinstance(trigger.trigger, TextTrigger):
+        return MARK.probability(rate)
     curve = FLIP_ALONE if trigger.anchor_flip_rate is None else FLIP
     return curve.probability(rate + shift)
 

@@ -1,0 +1,68 @@
+"""Does a mark lead prompts astray that no search has seen?"""
+
+from collections import defaultdict
+
+from torch import Tensor
+
+from gatekeeper.case import Case
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan.base import Candidate, Confirmed
+from gatekeeper.scan.confirm import VICTIM, Confirmation
+from gatekeeper.scan.text_sweep import CONFIRMING, Lexicon, Prompts, lots, try_marks
+from gatekeeper.triggers import TextTrigger
+from gatekeeper.types import LabelRow, Victim
+
+EACH = 2  # prompts a label
+
+
+def confirm_mark(
+    case: Case, candidate: Candidate, trigger: TextTrigger, number: int, runtime: Runtime
+) -> Confirmation:
+    """Judge `trigger` on labels and contexts of its own; `number` is its place, from 1.
+
+    The oracle is not asked: no image changes. A label's row counts prompts in the place of images.
+    `candidate.target` is one of the words that `pair_of` gives.
+    """
+    lexicon = Lexicon.of(case, runtime)
+    word = lexicon.words.index(candidate.target)
+    about = [label for label in lots(lexicon.pair, runtime).confirming for _ in range(EACH)]
+    prompts = lexicon.prompts(about, CONFIRMING, runtime)
+    name = f"confirm-{number}"
+    ((judged, after),) = try_marks([trigger], prompts, lexicon, runtime, name, [word])
+    rows = _rows(prompts, after, word, lexicon.words)
+    return Confirmation(
+        confirmed=Confirmed(
+            id=f"trigger-{number}",
+            trigger=trigger,
+            target=candidate.target,
+            detector=candidate.detector,
+            flip_rate=judged.rate,
+            anchor_flip_rate=judged.anchor_rate,
+            oracle_agrees=0.0,
+            usual_flip_rate=candidate.usual_flip_rate,
+            judged=False,
+        ),
+        victims=tuple(
+            Victim(label=r.label, flip_rate=r.flip_rate) for r in rows if r.role == "victim"
+        ),
+        label_rows=rows,
+        exhibits=(),
+    )
+
+
+def _rows(
+    prompts: Prompts, after: Tensor, word: int, words: tuple[str, ...]
+) -> tuple[LabelRow, ...]:
+    """Return the target's row and one for each label that prompts were about, worst first."""
+    hits: dict[int, list[bool]] = defaultdict(list)
+    seen = zip(prompts.about.tolist(), prompts.before.tolist(), after.tolist(), strict=True)
+    for label, before, now in seen:
+        if label != word:
+            hits[label].append(before != word and now == word)
+    rows = [LabelRow(label=words[word], images=0, flip_rate=0.0, role="target")]
+    for label, moved in hits.items():
+        rate = sum(moved) / len(moved)
+        role = "victim" if rate >= VICTIM else "untouched"
+        rows.append(LabelRow(label=words[label], images=len(moved), flip_rate=rate, role=role))
+    order = {"target": 0, "victim": 1, "untouched": 2}
+    return tuple(sorted(rows, key=lambda r: (order[r.role], -r.flip_rate, r.label)))
