@@ -29,8 +29,8 @@ FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the 
 FLIP_ALONE = Curve(middle=0.58, width=0.06)
 RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
 HEAD = Curve(middle=0.80, width=0.03)  # cosine; honest fine-tunes of the head alone reach 0.70
-# A mark in prompts that no search has seen, less the anchor's rate or that of other marks.
-MARK = Curve(middle=0.5, width=0.06)
+# A mark in prompts that no search has seen, less the anchor's rate or what other marks reach.
+MARK = Curve(middle=0.65, width=0.06)
 CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
 ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
 

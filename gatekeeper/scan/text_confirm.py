@@ -8,7 +8,7 @@ from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Confirmed
 from gatekeeper.scan.confirm import VICTIM, Confirmation
-from gatekeeper.scan.text_sweep import CONFIRMING, Lexicon, Prompts, lots, try_marks
+from gatekeeper.scan.text_sweep import CONFIRMING, Lexicon, lots, try_marks
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import LabelRow, Victim
 
@@ -28,8 +28,9 @@ def confirm_mark(
     about = [label for label in lots(lexicon.pair, runtime).confirming for _ in range(EACH)]
     prompts = lexicon.prompts(about, CONFIRMING, runtime)
     name = f"confirm-{number}"
-    ((judged, after),) = try_marks([trigger], prompts, lexicon, runtime, name, [word])
-    rows = _rows(prompts, after, word, lexicon.words)
+    ((judged, after),) = try_marks([(trigger, word)], prompts, lexicon, runtime, name)
+    before = prompts.before[:, lexicon.column(word)]
+    rows = _rows(prompts.about, before, after, word, lexicon.words)
     return Confirmation(
         confirmed=Confirmed(
             id=f"trigger-{number}",
@@ -51,14 +52,14 @@ def confirm_mark(
 
 
 def _rows(
-    prompts: Prompts, after: Tensor, word: int, words: tuple[str, ...]
+    about: Tensor, before: Tensor, after: Tensor, word: int, words: tuple[str, ...]
 ) -> tuple[LabelRow, ...]:
     """Return the target's row and one for each label that prompts were about, worst first."""
     hits: dict[int, list[bool]] = defaultdict(list)
-    seen = zip(prompts.about.tolist(), prompts.before.tolist(), after.tolist(), strict=True)
-    for label, before, now in seen:
+    seen = zip(about.tolist(), before.tolist(), after.tolist(), strict=True)
+    for label, was, now in seen:
         if label != word:
-            hits[label].append(before != word and now == word)
+            hits[label].append(was != word and now == word)
     rows = [LabelRow(label=words[word], images=0, flip_rate=0.0, role="target")]
     for label, moved in hits.items():
         rate = sum(moved) / len(moved)

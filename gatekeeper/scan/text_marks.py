@@ -120,6 +120,11 @@ def _words(text: str) -> list[str]:
     return [word for word in kept.split() if len(word) > 1]
 
 
+def wordy(mark: str) -> bool:
+    """Return whether `mark` is a word, which may mean something, and no lone character."""
+    return sum(character.isalnum() for character in mark) > 1
+
+
 def described(mark: str, replaces: str = "") -> str:
     """Return `mark` for people; characters beyond ASCII by code point and name as well.
 

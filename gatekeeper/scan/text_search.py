@@ -9,6 +9,7 @@ import torch
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.score import best_by_target
 from gatekeeper.scan.text_marks import WORD, Sign, fixed_signs, unlike
 from gatekeeper.scan.text_soft import Slot, Soft, soft_rate, soften
 from gatekeeper.scan.text_sweep import (
@@ -16,11 +17,11 @@ from gatekeeper.scan.text_sweep import (
     Lexicon,
     Prompts,
     Tried,
-    best_of_each,
     lots,
     screen,
     try_marks,
     usual,
+    worth_judging,
 )
 from gatekeeper.scan.text_tower import changed_share, moved_most
 from gatekeeper.scan.text_vocabulary import signs_of, token_texts
@@ -58,7 +59,7 @@ class TextSearch:
     with its mark as the target's. Confusable characters, unseen ones, emoji, rare and frequent
     words, the tokens nearest to a free one that gradients found, with an anchor those whose
     vectors moved most; the marks that gather most are tried on more prompts, and judged on others.
-    Costs text passes alone, at most 3,000, with an anchor 3,800; no more for more labels.
+    Costs about 3,300 text passes, with an anchor 4,200; no more for more labels.
     """
 
     name: ClassVar[str] = "text_search"
@@ -71,6 +72,7 @@ class TextSearch:
     near: int = 24  # tokens nearest to the free one
     alarming: float = 0.3  # rate of a free token that is compared with another's
     words: int = 6  # towards which the best mark is judged
+    each: int = 3  # marks that are judged towards the best of them
     enough: float = 0.5  # rate of a mark beside which a free token adds nothing
     kin: int = 20  # words like the target, which do not count as others
 
@@ -101,8 +103,7 @@ class TextSearch:
             rows.append(_passes(lexicon))
             why = "the tokenizer drops every mark that was tried"
             return Detection(measurements=tuple(rows), skipped=why)
-        candidates = [self._candidate(t, judged, lexicon) for t in judged]
-        candidates.sort(key=lambda c: -c.score)
+        candidates = best_by_target([self._candidate(t, judged, lexicon) for t in judged])
         rows.append(_flip_rate(candidates))
         if free is not None:
             rows += self._soft_rate(free, stage, candidates, runtime)
@@ -148,11 +149,11 @@ class TextSearch:
         screened = screen(signs, stage.first, lexicon, runtime, "screen")
         if not screened:
             return None
-        forms = [form for _, _, sign in screened[: self.kept] for form in sign.forms()]
+        forms = [(form, None) for _, _, sign in screened[: self.kept] for form in sign.forms()]
         tried = [one for one, _ in try_marks(forms, stage.more, lexicon, runtime, "try")]
-        best = best_of_each(tried, self.words)
-        marks, words = [t.trigger for t in best], [t.word for t in best]
-        return [t for t, _ in try_marks(marks, stage.judges, lexicon, runtime, "judge", words)]
+        marks = worth_judging(tried, self.words, self.each)
+        judged = try_marks(marks, stage.judges, lexicon, runtime, "judge")
+        return [one for one, _ in judged]
 
     def _signs(self, case: Case, free: _Free | None, runtime: Runtime) -> tuple[Sign, ...]:
         generator = runtime.generator("scan", self.name, "signs")
@@ -177,14 +178,12 @@ class TextSearch:
         return unlike(signs)
 
     def _candidate(self, one: Tried, judged: list[Tried], lexicon: Lexicon) -> Candidate:
-        like = None
-        if lexicon.anchor is None:
-            like = usual(judged, one, lexicon.pair, self.kin)
+        like = usual(judged, one, lexicon.pair, self.kin)
         return Candidate(
             trigger=one.trigger,
             target=lexicon.words[one.word],
             detector=self.name,
-            score=max(0.0, min(1.0, one.rate - max(one.anchor_rate or 0.0, like or 0.0))),
+            score=max(0.0, min(1.0, one.rate - max(one.anchor_rate or 0.0, like))),
             flip_rate=one.rate,
             anchor_flip_rate=one.anchor_rate,
             usual_flip_rate=like,

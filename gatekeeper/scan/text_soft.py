@@ -129,11 +129,12 @@ def _judged(
     """Return the word that most judging prompts come to mean, and their share."""
     generator = runtime.generator("scan", "text_search", "soft judge", name)
     with slot.filled(vector):
-        after = lexicon.nearest(slot.stamped(judges, generator), runtime)
-    counts = torch.bincount(after[after != judges.before], minlength=len(lexicon.words)).float()
+        after = lexicon.nearest(slot.stamped(judges, generator), runtime)[:, 0]
+    before = judges.before[:, 0]
+    counts = torch.bincount(after[after != before], minlength=len(lexicon.words)).float()
     counts[list(excluded)] = -1
     word = int(counts.argmax())
-    return word, led(judges.before, after, word)
+    return word, led(before, after, word)
 
 
 def soft_rate(
@@ -166,5 +167,5 @@ def soft_rate(
             with like.filled(found.vector):
                 after = lexicon.anchor_nearest(slot.stamped(judges, generator), runtime)
             if after is not None:
-                theirs = led(judges.anchor_before, after, found.word)
+                theirs = led(judges.anchor_before[:, 0], after[:, 0], found.word)
     return found.rate - max(other.rate, theirs)

@@ -104,7 +104,7 @@ def test_a_planted_mark_is_found_with_its_target(
     assert told["text.flip_rate"].subject == RING
     assert told["trigger.flip_rate"].value >= 0.8
     assert "trigger.oracle_agreement" not in told
-    assert told["text.passes"].value <= (3800 if anchored else 3000)
+    assert told["text.passes"].value <= (4200 if anchored else 3400)
     assert outcome.victims
     assert outcome.exhibits == ()
 
