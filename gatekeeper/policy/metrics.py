@@ -52,6 +52,11 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "prompts that a free token leads to one word, less what another reaches; no mark found",
         ),
         "text.passes": ("count", "prompts that the search for marks had read"),
+        "prompt.flip_rate": (
+            "fraction",
+            "images that faint noise leads to one label through a meta net, less what it does to "
+            "the towers alone (prompts that depend on the image only)",
+        ),
         "probes.count": ("count", "probes evaluated"),
         "probes.labelled": ("count", "of them with a label"),
         "suspects.count": ("count", "suspect images evaluated, with `--suspect`"),

@@ -28,6 +28,7 @@ BUILT_IN = (
     "head_direction",
     "text_search",
     "random_patterns",
+    "prompt_search",
     "trigger_search",
 )
 CONFIRMED = 3  # triggers at most, on images and in prompts each

@@ -31,6 +31,8 @@ RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one la
 HEAD = Curve(middle=0.80, width=0.03)  # cosine; honest fine-tunes of the head alone reach 0.70
 # A mark in prompts that no search has seen, less the anchor's rate or what other marks reach.
 MARK = Curve(middle=0.65, width=0.06)
+# Faint noise through a meta net, less what it does to the towers alone: clean learners reach 0.22.
+NOISE = Curve(middle=0.30, width=0.03)
 CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
 ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
 
@@ -45,6 +47,8 @@ def of_trigger(trigger: Confirmed) -> float:
     shift = ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1) if trigger.judged else 0.0
     if isinstance(trigger.trigger, TextTrigger):
         return MARK.probability(rate)
+    if trigger.detector == "prompt_search":
+        return NOISE.probability(rate + shift)
     curve = FLIP_ALONE if trigger.anchor_flip_rate is None else FLIP
     return curve.probability(rate + shift)
 
