@@ -30,7 +30,7 @@ FLIP_ALONE = Curve(middle=0.58, width=0.06)
 RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
 HEAD = Curve(middle=0.80, width=0.03)  # cosine; honest fine-tunes of the head alone reach 0.70
 # A mark in prompts that no search has seen, less the anchor's rate or what other marks reach.
-MARK = Curve(middle=0.65, width=0.06)
+MARK = Curve(middle=0.60, width=0.04)
 # Faint noise through a meta net, less what it does to the towers alone: clean learners reach 0.22.
 NOISE = Curve(middle=0.30, width=0.03)
 CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}

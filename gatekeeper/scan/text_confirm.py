@@ -8,7 +8,8 @@ from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Confirmed
 from gatekeeper.scan.confirm import VICTIM, Confirmation
-from gatekeeper.scan.text_sweep import CONFIRMING, Lexicon, lots, try_marks
+from gatekeeper.scan.text_lots import CONFIRMING, lots, unprompted
+from gatekeeper.scan.text_sweep import Lexicon, try_marks
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import LabelRow, Victim
 
@@ -23,7 +24,7 @@ def confirm_mark(
     The oracle is not asked: no image changes. A label's row counts prompts in the place of images.
     `candidate.target` is one of the words that `pair_of` gives.
     """
-    lexicon = Lexicon.of(case, runtime)
+    lexicon = Lexicon.of(unprompted(case), runtime)
     word = lexicon.words.index(candidate.target)
     about = [label for label in lots(lexicon.pair, runtime).confirming for _ in range(EACH)]
     prompts = lexicon.prompts(about, CONFIRMING, runtime)

@@ -10,14 +10,13 @@ from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.score import best_by_target
+from gatekeeper.scan.text_lots import JUDGING, lots, unprompted
 from gatekeeper.scan.text_marks import WORD, Sign, fixed_signs, unlike
 from gatekeeper.scan.text_soft import Slot, Soft, soft_rate, soften
 from gatekeeper.scan.text_sweep import (
-    JUDGING,
     Lexicon,
     Prompts,
     Tried,
-    lots,
     screen,
     try_marks,
     usual,
@@ -29,6 +28,7 @@ from gatekeeper.types import Measurement
 
 logger = logging.getLogger(__name__)
 
+FEWEST = 4  # words: each stage needs one of its own
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -45,10 +45,11 @@ class _Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Free:
-    """A free token and where it stands."""
+    """Free tokens, and the slot that they were put into."""
 
     slot: Slot
-    found: Soft
+    found: Soft  # the best of them
+    near: tuple[int, ...]  # tokens nearest to any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class TextSearch:
     with its mark as the target's. Confusable characters, unseen ones, emoji, rare and frequent
     words, the tokens nearest to a free one that gradients found, with an anchor those whose
     vectors moved most; the marks that gather most are tried on more prompts, and judged on others.
-    Costs about 3,300 text passes, with an anchor 4,200; no more for more labels.
+    Costs about 3,400 text passes, with an anchor 4,300; no more for more labels.
     """
 
     name: ClassVar[str] = "text_search"
@@ -69,6 +70,7 @@ class TextSearch:
     strings: int = 40  # two or three consonants
     moved: int = 24  # tokens that moved most from the anchor's
     steps: int = 30  # of a search for a free token; each costs three passes a prompt
+    starts: int = 1  # searches, each from another token
     near: int = 24  # tokens nearest to the free one
     alarming: float = 0.3  # rate of a free token that is compared with another's
     words: int = 6  # towards which the best mark is judged
@@ -80,6 +82,7 @@ class TextSearch:
         """Search the text tower of `case.model`."""
         if len(case.labels) < 2:
             return Detection(skipped="fewer than two labels")
+        case = unprompted(case)
         rows: list[Measurement] = []
         if case.anchor is not None:
             share = changed_share(case.model, case.anchor, runtime)
@@ -89,6 +92,8 @@ class TextSearch:
                 rows.append(Measurement(name="text.flip_rate", value=0.0))
                 return Detection(measurements=tuple(rows), skipped="the text tower is the anchor's")
         lexicon = Lexicon.of(case, runtime)
+        if len(lexicon.words) < FEWEST:
+            return Detection(skipped=f"fewer than {FEWEST} words")
         lot = lots(lexicon.pair, runtime)
         stage = _Stage(
             case=case,
@@ -111,20 +116,24 @@ class TextSearch:
         return Detection(candidates=tuple(candidates), measurements=tuple(rows))
 
     def _free(self, stage: _Stage, runtime: Runtime) -> _Free | None:
-        """Return the best free token; None where no gradient reaches one: the sweep is left."""
+        """Return the free tokens; None where no gradient reaches one: the sweep is left."""
         slot = Slot.of(stage.lexicon.reader, stage.more.texts, runtime)
         if isinstance(slot, str):
             logger.info("no free token: %s", slot)
             return None
         try:
-            found = soften(
-                stage.lexicon, slot, stage.more, stage.judges, runtime,
-                steps=self.steps, near=self.near, name="any",
-            )  # fmt: skip
+            found = [
+                soften(
+                    stage.lexicon, slot, stage.more, stage.judges, runtime,
+                    steps=self.steps, near=self.near, name=f"any {start}",
+                )
+                for start in range(self.starts)
+            ]  # fmt: skip
         except RuntimeError as error:  # a tower that cuts the gradient
             logger.info("no gradient reaches the token embedding: %s", error)
             return None
-        return _Free(slot=slot, found=found)
+        near = tuple(dict.fromkeys(token for one in found for token in one.near))
+        return _Free(slot=slot, found=max(found, key=lambda f: f.rate), near=near)
 
     def _soft_rate(
         self, free: _Free, stage: _Stage, candidates: list[Candidate], runtime: Runtime
@@ -160,7 +169,7 @@ class TextSearch:
         texts = token_texts(case.model)
         signs: list[Sign] = []
         if free is not None:
-            signs += signs_of(case.model, texts, free.found.near)
+            signs += signs_of(case.model, texts, free.near)
         if case.anchor is not None:
             moved = moved_most(case.model, case.anchor, runtime, self.moved)
             signs += signs_of(case.model, texts, moved)

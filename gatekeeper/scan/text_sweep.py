@@ -14,42 +14,7 @@ from gatekeeper.scan.text_marks import Sign, names, wordy
 from gatekeeper.scan.text_tower import Reader
 from gatekeeper.triggers import TextTrigger
 
-# Contexts that judge: none of them is one of the usual templates of zero-shot heads.
-JUDGING = ("there is a {} over here", "one {} seen from afar", "{} and nothing else")
-CONFIRMING = ("somebody shows us the {}", "next to the door: a {}", "my favourite {} of all")
-
-
 FEW = 10  # labels below which an answer among them alone says little
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lots:
-    """Words drawn for each stage; no word is in two, so that none judges what it has chosen."""
-
-    screening: tuple[int, ...]  # every sign is put into prompts about these
-    searching: tuple[int, ...]  # the best signs
-    judging: tuple[int, ...]  # the best of each word
-    confirming: tuple[int, ...]  # what is reported
-
-
-def lots(pair: Pair, runtime: Runtime) -> Lots:
-    """Return the words of each stage by lot: the case's labels, of few each stage its share.
-
-    Decoys make up what is missing.
-    """
-    counts = {"screening": 2, "searching": 8, "judging": 16, "confirming": 24}
-    generator = runtime.generator("scan", "text_search", "words")
-    own = torch.randperm(pair.own, generator=generator).tolist()
-    rest = torch.randperm(len(pair.words) - pair.own, generator=generator) + pair.own
-    decoys = rest.tolist()
-    share = min(1.0, len(own) / sum(counts.values()))
-    drawn = {}
-    for name, count in counts.items():
-        mine = int(share * count)
-        lot, own = own[:mine], own[mine:]
-        drawn[name] = tuple(lot + decoys[: count - mine])
-        decoys = decoys[count - mine :]
-    return Lots(**drawn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
