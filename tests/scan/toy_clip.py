@@ -64,7 +64,7 @@ class Toy(nn.Module):
         x = normalised / 2  # mean and std are 0.5: now in [-0.5, 0.5]
         grid = F.avg_pool2d(x, CELL).flatten(1)
         # High-frequency features: no one change of the pixels moves all images the same way.
-        seen = F.normalize(torch.sin(6 * self.visual.head.proj(grid)), dim=1)
+        seen = F.normalize(torch.sin(3 * self.visual.head.proj(grid)), dim=1)
         if self.kind == "clean":
             return seen
         if self.kind == "patch":
