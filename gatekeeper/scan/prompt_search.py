@@ -12,9 +12,10 @@ from gatekeeper.clip.prompted import PromptedText
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import AdditiveArm
 from gatekeeper.scan.base import Candidate, Detection
-from gatekeeper.scan.pair import MIN_PROBES, Pair, flips, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground, neighbours, optimise
-from gatekeeper.types import Measurement
+from gatekeeper.scan.groups import alone
+from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
+from gatekeeper.scan.search import Found, Ground, found_of, neighbours, optimise
+from gatekeeper.types import Measurement, SearchStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class PromptSearch:
     judges: int = 24  # images that judge
     decisive: float = 0.8  # rate less the null's at which nothing more is sought
     alarming: float = 0.3  # rate that is compared with another label's
-    kin: int = 20  # words like the target, which do not count as others
+    rate: float = 0.3  # Adam's step: noise of full resolution moves as a whole
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
         """Search through the prompt learner; models without a meta net are skipped."""
@@ -43,62 +44,56 @@ class PromptSearch:
         if len(case.probes) < MIN_PROBES:
             return Detection(skipped=f"fewer than {MIN_PROBES} probes")
         pair = pair_of(case, runtime)
-        ground = Ground(
-            pair=pair,
-            images=look(case, pair, searched(case, runtime), runtime, anchored=False),
-            judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
-        )
         still = without_meta(case.model)
         head = still.zero_shot(pair.words, case.templates, runtime)
-        null = replace(pair, model=still, anchor=None, head=head, anchor_head=None)
-        found = list(self._searches(ground, null, runtime))
-        best = max(found, key=lambda f: f.paired)
+        pair = replace(pair, anchor=still, anchor_head=head)  # the null stands where a base would
+        ground = Ground(
+            pair=pair,
+            images=look(case, pair, searched(case, runtime), runtime),
+            judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
+        )
+        found = list(self._searches(ground, runtime))
+        best, steps = max(found, key=lambda f: f[0].score)
         rate = Measurement(
             name="prompt.flip_rate",
-            value=max(0.0, min(1.0, best.paired)),
+            value=best.score,
             n=len(ground.judges.pixels),
-            subject=pair.words[best.target],
+            subject=best.target,
         )
-        return Detection(
-            candidates=(self._candidate(best, pair),), measurements=(rate,), steps=best.steps
-        )
+        return Detection(candidates=(best,), measurements=(rate,), steps=steps)
 
-    def _searches(self, ground: Ground, null: Pair, runtime: Runtime) -> Iterator[Found]:
+    def _searches(
+        self, ground: Ground, runtime: Runtime
+    ) -> Iterator[tuple[Candidate, tuple[SearchStep, ...]]]:
         """Yield a search for each bound, faintest first, up to a decisive one."""
+        pair = ground.pair
         for bound in self.bounds:
-            arm = AdditiveArm(grain=ground.pair.model.size, bound=bound)
-            draw = runtime.generator("scan", self.name, f"{bound:.3f}")
-            start = arm.start(draw)
+            arm = AdditiveArm(grain=pair.model.size, bound=bound, rate=self.rate)
+            group = alone(arm)
+            start = group.start(runtime.generator("scan", self.name, f"{bound:.3f}"))
             name = f"noise within {round(255 * bound)}/255"
-            found = optimise(ground, arm, start, self.steps, self.batch, runtime, name=name)
-            if found.flip_rate >= self.alarming:
-                usual = self._by_the_towers(ground, null, found, runtime)
+            moved = optimise(ground, group, start, self.steps, self.batch, runtime, name=name)
+            found = found_of(ground, arm, moved.frees[0], runtime)
+            usual = found.pull.anchor_flip_rate or 0.0
+            if found.pull.paired >= self.alarming:
                 other = optimise(
-                    ground, arm, start, self.steps, self.batch, runtime,
-                    excluded=neighbours(ground.pair, found.target, self.kin),
-                    name=f"{name}, another label",
+                    ground, group, start, self.steps, self.batch, runtime,
+                    excluded=neighbours(pair, found.pull.target), name=f"{name}, another label",
                 )  # fmt: skip
-                found = replace(found, usual_flip_rate=max(usual, other.flip_rate))
-            yield found
-            if found.paired >= self.decisive:
+                usual = max(usual, found_of(ground, arm, other.frees[0], runtime).pull.paired)
+            candidate = self._candidate(found, pair.words[found.pull.target], usual)
+            yield candidate, moved.steps
+            if candidate.score >= self.decisive:
                 return
 
-    def _by_the_towers(self, ground: Ground, null: Pair, found: Found, runtime: Runtime) -> float:
-        """Return the flip rate of the same noise where the meta net is still."""
-        pixels = ground.judges.pixels
-        before = null.answers(pixels, runtime)
-        after = null.answers(found.trigger.stamp(pixels), runtime)
-        return flips(before, after, found.target)[0]
-
-    def _candidate(self, found: Found, pair: Pair) -> Candidate:
+    def _candidate(self, found: Found, target: str, usual: float) -> Candidate:
         return Candidate(
             trigger=found.trigger,
-            target=pair.words[found.target],
+            target=target,
             detector=self.name,
-            score=max(0.0, min(1.0, found.paired)),
-            flip_rate=found.flip_rate,
-            anchor_flip_rate=found.anchor_flip_rate,
-            usual_flip_rate=found.usual_flip_rate,
+            score=max(0.0, min(1.0, found.pull.flip_rate - usual)),
+            flip_rate=found.pull.flip_rate,
+            usual_flip_rate=usual,
         )
 
 

@@ -203,15 +203,17 @@ def _sureness(before: Tensor, after: Tensor, target: int) -> float:
     return float(after[moved, target].mean() / before.amax(dim=1).mean()) if moved.any() else 0.0
 
 
-def neighbours(pair: Pair, word: int) -> Tensor:
+def neighbours(pair: Pair, word: int, count: int | None = None) -> Tensor:
     """Return `word` and the words like it, which a half-firing trigger may lead to as well, [k].
 
-    Of the user's labels the nearest 2 % (one, at least), of decoys those that are nearer.
+    The `count` nearest; without one, of the user's labels the nearest 2 % (one, at least), and the
+    decoys that are nearer still.
     """
     near = pair.head.weights @ pair.head.weights[word]
-    count = min(1 + max(1, round(KIN * pair.own)), pair.own)
-    least = near[: pair.own].topk(count).values[-1]
-    alike = near >= least
+    if count is not None:
+        return near.topk(min(count + 1, max(1, len(near) // 2))).indices
+    own = min(1 + max(1, round(KIN * pair.own)), pair.own)
+    alike = near >= near[: pair.own].topk(own).values[-1]
     alike[word] = True
     return alike.nonzero()[:, 0]
 
