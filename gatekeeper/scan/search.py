@@ -56,7 +56,6 @@ class Pull:
     anchor_flip_rate: float | None
     rise: float  # growth of the target's mean probability
     anchor_gathered: float = 0.0  # share of the anchor's images that moved to one word, any
-    sureness: float = 0.0
 
     @property
     def paired(self) -> float:
@@ -194,13 +193,7 @@ def judge(
         anchor_flip_rate=other,
         rise=float(rises(judges.before, after)[target]),
         anchor_gathered=gathered,
-        sureness=_sureness(judges.before, after, target),
     )
-
-
-def _sureness(before: Tensor, after: Tensor, target: int) -> float:
-    moved = (before.argmax(dim=1) != target) & (after.argmax(dim=1) == target)
-    return float(after[moved, target].mean() / before.amax(dim=1).mean()) if moved.any() else 0.0
 
 
 def neighbours(pair: Pair, word: int, count: int | None = None) -> Tensor:
