@@ -32,6 +32,8 @@ class Effort:
     batch: int = 4  # images a step; each costs three passes
     promising: float = 0.15  # paired flip rate from which a group is taken to pieces
     worth: float = 0.3  # of a piece, from which it is sharpened
+    starts: int = 2  # of a search less the anchor's growth; one misses a quarter of overlays
+    led: float = 0.5  # of a whole, unpaired, from which it matters that the anchor is led too
     shared: float = 0.75  # of a whole, from which pieces are sharpened that move nothing alone
     decisive: float = 0.8  # of a piece, from which it need not be
 
@@ -43,6 +45,7 @@ class Result:
     whole: Pull  # all arms at once
     found: Found | None  # the best piece; None where the whole moves nothing
     undirected: bool
+    paired: bool  # searched less what leads the anchor as well
     steps: tuple[SearchStep, ...]
 
     @property
@@ -60,11 +63,34 @@ class Hunt:
     limit: float
     runtime: Runtime
 
-    def undirected(self, group: Group, taken: Sequence[int]) -> Result | None:
-        """Search for what leads to any word but those `taken`; None where no passes are left."""
+    def undirected(
+        self, group: Group, taken: Sequence[int], *, paired: bool = False
+    ) -> Result | None:
+        """Search for what leads to any word but those `taken`; None where no passes are left.
+
+        Where it turns out that suspect and anchor are led together, which hides all else, it is
+        searched again less the anchor's growth; `paired` does so at once.
+        """
+        result = self._undirected(group, taken, paired=paired)
+        if result is None or not (paired or self._shared(result.whole)):
+            return result
+        starts = range(1, self.effort.starts) if paired else range(self.effort.starts)
+        for start in starts:
+            if result.pull.paired >= self.effort.promising:
+                break
+            again = self._undirected(group, taken, paired=True, number=start)
+            result = max(result, again or result, key=lambda r: r.pull.paired)
+        return replace(result, paired=True)
+
+    def _undirected(
+        self, group: Group, taken: Sequence[int], *, paired: bool, number: int = 0
+    ) -> Result | None:
         excluded = self._excluded(taken)
         name = group.name + "".join(f" without {self._word(t)}" for t in taken)
-        moved = self._moved(group, group.start(self._generator(name)), name, excluded=excluded)
+        name += " less the anchor" if paired else ""
+        name += f", start {number + 1}" if number else ""
+        start = group.start(self._generator(name))
+        moved = self._moved(group, start, name, excluded=excluded, paired=paired)
         if moved is None:
             return None
         whole = judge_all(self.ground, moved, self.runtime, excluded=excluded)
@@ -72,7 +98,10 @@ class Hunt:
         if whole.paired >= self.effort.promising:
             found, more = self._piece(moved, whole, excluded=excluded)
             steps += more
-        return Result(whole=whole, found=found, undirected=True, steps=steps)
+        return Result(whole=whole, found=found, undirected=True, paired=paired, steps=steps)
+
+    def _shared(self, whole: Pull) -> bool:
+        return self._anchored() and whole.flip_rate >= self.effort.led > whole.paired
 
     def directed(self, group: Group, hint: Hint) -> Result | None:
         """Search for what leads to the word of `hint`, from its pattern where it has one."""
@@ -89,7 +118,7 @@ class Hunt:
         if whole.paired >= self.effort.promising:
             found, more = self._piece(moved, whole, target=hint.target)
             steps += more
-        return Result(whole=whole, found=found, undirected=False, steps=steps)
+        return Result(whole=whole, found=found, undirected=False, paired=False, steps=steps)
 
     def _piece(
         self,
@@ -143,6 +172,7 @@ class Hunt:
         *,
         target: int | None = None,
         excluded: Tensor | None = None,
+        paired: bool = False,
     ) -> Moved | None:
         """Search, unless that would take more passes than are left."""
         models = 1 if self.ground.pair.anchor is None else 2
@@ -161,6 +191,7 @@ class Hunt:
             self.runtime,
             target=target,
             excluded=excluded,
+            paired=paired,
             name=name,
         )
 

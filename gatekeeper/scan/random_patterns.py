@@ -25,6 +25,7 @@ class RandomPatterns:
     """
 
     name: ClassVar[str] = "random_patterns"
+    worth: float = 0.02  # growth below which the anchor is not asked: it could only lower it
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
         """Measure the rise of every label under each kind of pattern."""
@@ -52,9 +53,10 @@ class RandomPatterns:
         pixels, drawn = stamp_fresh(kind, clean.pixels, generator)
         after = pair.answers(pixels, runtime)
         growth = rises(clean.before, after)
-        anchor_after = pair.anchor_answers(pixels, runtime)
         moved, anchor_moved = _moved(clean.before, after), None
-        if anchor_after is not None and clean.anchor_before is not None:
+        if float(growth.max()) >= self.worth and clean.anchor_before is not None:
+            anchor_after = pair.anchor_answers(pixels, runtime)
+            assert anchor_after is not None  # noqa: S101 - it answered the clean images
             growth = growth - rises(clean.anchor_before, anchor_after).clamp_min(0)
             anchor_moved = _moved(clean.anchor_before, anchor_after)
         growth[pair.decoys] = -1.0  # out of the question

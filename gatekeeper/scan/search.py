@@ -83,6 +83,7 @@ def optimise(
     *,
     target: int | None = None,
     excluded: Tensor | None = None,
+    paired: bool = False,
     name: str = "",
 ) -> Moved:
     """Return where `count` steps of Adam from `frees` lead.
@@ -91,8 +92,8 @@ def optimise(
     cost does not depend on how many words there are. (The concentration of the answers has no
     slope until images agree; the growth has one from the first step.) With a target it wants that
     word ahead by a margin. `excluded` ([k] int64) are words that an undirected search leaves out.
-    With an anchor, growth counts less the anchor's under the same pattern, at twice the price: a
-    weakness that both share would hide what the suspect alone has.
+    `paired` counts growth less the anchor's under the same pattern, at twice the price: a weakness
+    that both share would hide what the suspect alone has.
     """
     generator = runtime.generator("scan", "search", group.name, name)
     moving = [free.detach().clone().requires_grad_(True) for free in frees]
@@ -111,7 +112,7 @@ def optimise(
         gathered = float(mean.square().sum())
         if target is None:
             growth = (logits - ground.images.logits[some].to(logits)).mean(dim=0)
-            if ground.pair.anchor is not None:
+            if paired:
                 growth = growth - _anchor_growth(ground, stamped, some, runtime)
             loss = -_fastest(growth, sharp, excluded)
         else:

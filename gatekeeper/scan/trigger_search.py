@@ -36,6 +36,11 @@ class Record:
         """Return a group's results."""
         return self.results.get(group.name, [])
 
+    def exhausted(self, group: Group, least: float) -> bool:
+        """Return whether the last search of `group`, free to lead anywhere, led nowhere."""
+        last = self.of(group)[-1:]
+        return bool(last) and last[0].undirected and last[0].pull.paired < least
+
     def found(self, least: float, group: Group | None = None, *, but: str = "") -> tuple[int, ...]:
         """Return the words that pieces, of no family `but`, lead `least` of the images to."""
         results = self.all() if group is None else self.of(group)
@@ -114,12 +119,14 @@ class TriggerSearch:
 
     def _exhaust(self, hunt: Hunt, record: Record, group: Group) -> None:
         """Search `group` until it leads to nothing new."""
-        while len(record.of(group)) <= self.several:
+        while len(record.of(group)) <= self.several and not record.exhausted(group, self.alarming):
             taken = record.found(hunt.effort.decisive)
             taken += tuple(w for w in record.found(self.alarming, group) if w not in taken)
-            result = hunt.undirected(group, taken)
-            if result is None or record.add(group, result).pull.paired < self.alarming:
+            paired = any(r.paired for r in record.all())
+            result = hunt.undirected(group, taken, paired=paired)
+            if result is None:
                 return
+            record.add(group, result)
             if self._weak(hunt, record):
                 return
 
