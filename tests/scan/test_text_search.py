@@ -124,8 +124,8 @@ def test_honest_fine_tunes_are_not_accused(tiny_clip, shapes, shape_labels, step
     honest = tuned(tiny_clip, shape_labels, steps, rate)
     for anchor in (None, tiny_clip):
         outcome = scan(shape_case(honest, anchor, shapes, shape_labels), (), Runtime())
-        assert outcome.score is None or outcome.score < 0.5
-        assert not any(isinstance(t.trigger, TextTrigger) for t in outcome.triggers)
+        marks = [t.score for t in outcome.targets if t.detector.startswith("text_search")]
+        assert max(marks, default=0.0) < 0.5
 
 
 def test_a_tower_that_is_the_anchors_is_not_searched(tiny_clip, planted, shapes, shape_labels):
