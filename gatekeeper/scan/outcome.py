@@ -44,14 +44,18 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
     """Return the outcome of a scan, complete or not.
 
     An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
-    loses one that does not: what was not looked at may hold the trigger. Probes that the model
-    makes nothing of leave no score at all.
+    loses one that does not: what was not looked at may hold the trigger. Where nothing follows
+    from the images, a mark that the text tower obeys still counts: it needs none.
     """
     detections = list(gathered.detections.values())
     targets = _targets(gathered)
+    marks = [t for t in targets if t.detector.startswith("text_search") and t.score >= ALARM]
+    if gathered.unfit and marks:
+        targets = marks
     ran = any(d.skipped is None for d in detections)
     score = max((t.score for t in targets), default=0.0) if ran else None
-    if gathered.unfit or (gathered.incomplete and (score is None or score < ALARM)):
+    quiet = score is None or score < ALARM
+    if (gathered.unfit and not marks) or (gathered.incomplete and quiet):
         score = None
     named = [t for t in targets if t.score >= NAMED]
     kept = [c for c in gathered.confirmations if scores.of_trigger(c.confirmed) >= NAMED]
