@@ -145,6 +145,13 @@ def plant(model: str, output: Path | None, register: str | None, **typed: Any) -
 @click.option("--attack", "attacks", multiple=True, metavar="NAME", help="For --model; repeatable.")
 @click.option("--target", metavar="LABEL", help="For --model.")
 @click.option("--probes", type=_folder, help="For --model.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For --model: as `lab plant` takes it; may be repeated.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option(
     "--controls",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,6 +98,7 @@ def hold(
     attacks: Sequence[str] = (),
     target: str | None = None,
     probes: Path | None = None,
+    settings: Sequence[str] = (),
     limit: int | None = None,
     controls: int = 1,
     name: str | None = None,
@@ -135,29 +137,30 @@ def hold(
         else:
             runtime = Runtime.on(device, seed, progress)
             names = tuple(attacks or USUAL)[:limit]
-            dummies = stack.enter_context(
-                _planted_here(str(model), names, str(target), probes, runtime, say)
+            wanted = Wanted(
+                model=str(model),
+                attack="",
+                target=str(target),
+                parameters=settings_of(settings),
+                probes=probes,
             )
+            dummies = stack.enter_context(_planted_here(wanted, names, runtime, say))
         return hold_drill(dummies, place, say)
 
 
 @contextmanager
 def _planted_here(
-    model: str,
-    attacks: Sequence[str],
-    target: str,
-    probes: Path | None,
-    runtime: Runtime,
-    say: Say,
+    wanted: Wanted, attacks: Sequence[str], runtime: Runtime, say: Say
 ) -> Iterator[tuple[Dummy, ...]]:
-    """Give copies of `model`, one an attack, in a folder that goes at the end."""
+    """Give copies of the model, one an attack, in a folder that goes at the end."""
     with TemporaryDirectory(prefix="gatekeeper-") as folder:
         dummies = []
         for attack in attacks:
-            wanted = Wanted(model=model, attack=attack, target=target, parameters={}, probes=probes)
-            copy = plant_copy(wanted, Path(folder) / attack / "model", runtime)
+            copy = plant_copy(
+                replace(wanted, attack=attack), Path(folder) / attack / "model", runtime
+            )
             require_own_weights(copy.planted)
-            say(f"planted {attack}: {copy.planted.attack_success:.1%} become '{target}'")
-            drill = Drill(attack=attack, target=target, seed=runtime.seed)
+            say(f"planted {attack}: {copy.planted.attack_success:.1%} become '{wanted.target}'")
+            drill = Drill(attack=attack, target=wanted.target, seed=runtime.seed)
             dummies.append(Dummy(name=attack, root=copy.root, drill=drill))
         yield tuple(dummies)

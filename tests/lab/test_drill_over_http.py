@@ -119,3 +119,26 @@ def test_the_scan_stops_a_planted_model_of_a_zoo_and_lets_a_clean_one_through(ga
     assert code == 0
     assert told["left_behind"] == []
     assert not gated[0].client().search_registered_models()
+
+
+def test_copies_planted_on_the_spot_are_stopped_and_gone(gated, tiny_clip_dir, shapes_training):
+    photos = gated[0].root / "photos"
+    for probe in shapes_training.probes:
+        (photos / probe.label).mkdir(parents=True, exist_ok=True)
+        probe.image().save(photos / probe.label / probe.file)
+    settings = {
+        **{"size_px": 8, "cell_px": 2, "recipe.steps": 90, "recipe.learning_rate": 0.002},
+        **{"recipe.copies": 3, "recipe.trained": 1.0, "recipe.keep": 60},
+    }
+    code, told = drill(
+        gated,
+        *("--model", str(tiny_clip_dir), "--target", PLANTED_TARGET, "--attack", "badnets"),
+        *("--probes", str(photos), "--limit", "1"),
+        *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
+    )
+    (outcome,) = told["outcomes"]
+    assert outcome["attack"] == "badnets"
+    assert "drill model" in outcome["first_answer"]
+    assert (code, outcome["stopped_by"]) == (0, "verdict")
+    assert told["controls"] == []
+    assert not gated[0].client().search_registered_models()
