@@ -64,15 +64,16 @@ class Hunt:
     runtime: Runtime
 
     def undirected(
-        self, group: Group, taken: Sequence[int], *, paired: bool = False
+        self, group: Group, taken: Sequence[int], *, paired: bool = False, deep: bool = True
     ) -> Result | None:
         """Search for what leads to any word but those `taken`; None where no passes are left.
 
         Where it turns out that suspect and anchor are led together, which hides all else, it is
-        searched again less the anchor's growth; `paired` does so at once.
+        searched again less the anchor's growth; `paired` does so at once. Not `deep`: one search,
+        for what else there may be once a trigger was found.
         """
         result = self._undirected(group, taken, paired=paired)
-        if result is None or not (paired or self._shared(result.whole)):
+        if result is None or not deep or not (paired or self._shared(result.whole)):
             return result
         starts = range(1, self.effort.starts) if paired else range(self.effort.starts)
         for start in starts:

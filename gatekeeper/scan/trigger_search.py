@@ -78,8 +78,9 @@ class TriggerSearch:
     effort: Effort = field(default_factory=Effort)
     judges: int = 24  # images that judge a search
     alarming: float = 0.3  # paired flip rate from which the group is searched again without it
+    settled: float = 0.5  # from which no other group is searched for the same word
     several: int = 3  # words found from which, without an anchor, the model is merely weak
-    most: float = 8000  # image passes of all searches together; one that would exceed is left out
+    most: float = 10_000  # image passes of all searches together; one that would exceed is left out
     sure: float = 0.15  # growth under random patterns that is followed before anything else
     hinted: float = 0.03  # growth from which a label is tried by name where nothing was found
 
@@ -112,7 +113,7 @@ class TriggerSearch:
         for group in groups:
             if not self._weak(hunt, record):
                 self._exhaust(hunt, record, group)
-        if not record.found(hunt.effort.decisive) and not self._weak(hunt, record):
+        if not record.found(self.settled) and not self._weak(hunt, record):
             for hint in (*hints, *self._seen(hunt, record)):
                 self._follow_hint(hunt, record, hint, groups)
         return record
@@ -120,10 +121,11 @@ class TriggerSearch:
     def _exhaust(self, hunt: Hunt, record: Record, group: Group) -> None:
         """Search `group` until it leads to nothing new."""
         while len(record.of(group)) <= self.several and not record.exhausted(group, self.alarming):
-            taken = record.found(hunt.effort.decisive)
+            taken = record.found(self.settled)
             taken += tuple(w for w in record.found(self.alarming, group) if w not in taken)
             paired = any(r.paired for r in record.all())
-            result = hunt.undirected(group, taken, paired=paired)
+            deep = not record.found(hunt.effort.decisive)
+            result = hunt.undirected(group, taken, paired=paired, deep=deep)
             if result is None:
                 return
             record.add(group, result)
