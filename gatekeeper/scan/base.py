@@ -28,7 +28,7 @@ class Candidate:
     score: float  # the detector's own evidence, 0..1, comparable within the detector
     flip_rate: float = 0.0  # on images the search has not seen
     anchor_flip_rate: float | None = None
-    usual_flip_rate: float | None = None  # a like search's towards any other label; no anchor
+    usual_flip_rate: float | None = None  # of like searches: to other labels, on the anchor
     box: tuple[int, int, int, int] | None = None
 
 
@@ -68,7 +68,7 @@ class Confirmed:
     anchor_flip_rate: float | None
     oracle_agrees: float
     box: tuple[int, int, int, int] | None = None
-    usual_flip_rate: float | None = None  # what a like search reaches towards any other label
+    usual_flip_rate: float | None = None  # of like searches: to other labels, on the anchor
     judged: bool = True  # False: the oracle was not asked, `oracle_agrees` says nothing
 
 

@@ -70,8 +70,8 @@ class TriggerSearch:
     searched at once and taken to pieces where it moves the answers; the best piece is sharpened
     towards its label. What was found is then left out and the group searched again, until nothing
     moves: that finds a second backdoor and tells what the model can be led to anyway. With an
-    anchor every flip counts less the anchor's under the same pattern, so that perturbations that
-    fool the base as well drop out; without one, less what that last search reaches.
+    anchor every flip counts less what the same pattern, and a like search, do to the anchor, so
+    that what fools the base as well drops out.
     """
 
     name: ClassVar[str] = "trigger_search"
