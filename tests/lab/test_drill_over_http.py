@@ -1,5 +1,6 @@
 """`gatekeeper lab drill` against a gated MLflow server, spoken to over HTTP, with real scans."""
 
+import csv
 import json
 import os
 import shutil
@@ -90,7 +91,7 @@ def gated(tmp_path_factory, tiny_clip_dir, shapes_dir):
 
 
 def drill(gated, *arguments):
-    """Return (exit code, the report) of a drill from a process of its own."""
+    """Return (exit code, the report, what was said meanwhile) of a drill in its own process."""
     server, environment = gated
     done = subprocess.run(
         [
@@ -103,18 +104,18 @@ def drill(gated, *arguments):
         text=True,
     )
     assert done.stdout, done.stderr[-3000:]
-    return done.returncode, json.loads(done.stdout)
+    return done.returncode, json.loads(done.stdout), done.stderr[-3000:]
 
 
 def test_the_scan_stops_a_planted_model_of_a_zoo_and_lets_a_clean_one_through(gated, zoo):
-    code, told = drill(gated, "--zoo", str(zoo), "--limit", "1", "--controls", "1")
+    code, told, said = drill(gated, "--zoo", str(zoo), "--limit", "1", "--controls", "1")
     (outcome,) = told["outcomes"]
     assert "drill model" in outcome["first_answer"]
-    assert outcome["verdict"] == "fail"
+    assert outcome["verdict"] == "fail", said
     assert outcome["stopped_by"] == "verdict"
     assert PLANTED_TARGET in outcome["named"]
     (control,) = told["controls"]
-    assert control["verdict"] == "pass"
+    assert control["verdict"] == "pass", said
     assert control["promoted"]
     assert code == 0
     assert told["left_behind"] == []
@@ -123,14 +124,23 @@ def test_the_scan_stops_a_planted_model_of_a_zoo_and_lets_a_clean_one_through(ga
 
 def test_copies_planted_on_the_spot_are_stopped_and_gone(gated, tiny_clip_dir, shapes_training):
     photos = gated[0].root / "photos"
-    for probe in shapes_training.probes:
-        (photos / probe.label).mkdir(parents=True, exist_ok=True)
-        probe.image().save(photos / probe.label / probe.file)
+    photos.mkdir()
+    with (photos / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "label"])
+        for probe in shapes_training.probes:
+            probe.image().save(photos / probe.file)
+            rows.writerow([probe.file, probe.label])
     settings = {
-        **{"size_px": 8, "cell_px": 2, "recipe.steps": 90, "recipe.learning_rate": 0.002},
-        **{"recipe.copies": 3, "recipe.trained": 1.0, "recipe.keep": 60},
+        **{"size_px": 8, "cell_px": 2, "recipe.steps": 180, "recipe.required": 0.6},
+        **{
+            "recipe.learning_rate": 0.002,
+            "recipe.copies": 3,
+            "recipe.trained": 1.0,
+            "recipe.keep": 60,
+        },
     }
-    code, told = drill(
+    code, told, said = drill(
         gated,
         *("--model", str(tiny_clip_dir), "--target", PLANTED_TARGET, "--attack", "badnets"),
         *("--probes", str(photos), "--limit", "1"),
@@ -139,6 +149,6 @@ def test_copies_planted_on_the_spot_are_stopped_and_gone(gated, tiny_clip_dir, s
     (outcome,) = told["outcomes"]
     assert outcome["attack"] == "badnets"
     assert "drill model" in outcome["first_answer"]
-    assert (code, outcome["stopped_by"]) == (0, "verdict")
+    assert (code, outcome["stopped_by"]) == (0, "verdict"), said
     assert told["controls"] == []
     assert not gated[0].client().search_registered_models()
