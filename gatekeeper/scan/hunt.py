@@ -92,14 +92,7 @@ class Hunt:
         name += f", start {number + 1}" if number else ""
         start = group.start(self._generator(name))
         moved = self._moved(group, start, name, excluded=excluded, paired=paired)
-        if moved is None:
-            return None
-        whole = judge_all(self.ground, moved, self.runtime, excluded=excluded)
-        found, steps = None, moved.steps
-        if whole.paired >= self.effort.promising:
-            found, more = self._piece(moved, whole, excluded=excluded)
-            steps += more
-        return Result(whole=whole, found=found, undirected=True, paired=paired, steps=steps)
+        return None if moved is None else self._result(moved, excluded=excluded, paired=paired)
 
     def _shared(self, whole: Pull) -> bool:
         return self._anchored() and whole.flip_rate >= self.effort.led > whole.paired
@@ -112,14 +105,24 @@ class Hunt:
         known = [resumed(arm, hint.trigger) for arm in group.arms]
         frees = [f if k is None else k for f, k in zip(fresh, known, strict=True)]
         moved = self._moved(group, frees, name, target=hint.target)
-        if moved is None:
-            return None
-        whole = judge_all(self.ground, moved, self.runtime, target=hint.target)
+        return None if moved is None else self._result(moved, target=hint.target)
+
+    def _result(
+        self,
+        moved: Moved,
+        *,
+        target: int | None = None,
+        excluded: Tensor | None = None,
+        paired: bool = False,
+    ) -> Result:
+        """Return what a search came to, taken to pieces where the whole is promising."""
+        whole = judge_all(self.ground, moved, self.runtime, target=target, excluded=excluded)
         found, steps = None, moved.steps
         if whole.paired >= self.effort.promising:
-            found, more = self._piece(moved, whole, target=hint.target)
+            found, more = self._piece(moved, whole, target=target, excluded=excluded)
             steps += more
-        return Result(whole=whole, found=found, undirected=False, paired=False, steps=steps)
+        undirected = target is None
+        return Result(whole=whole, found=found, undirected=undirected, paired=paired, steps=steps)
 
     def _piece(
         self,
@@ -176,10 +179,9 @@ class Hunt:
         paired: bool = False,
     ) -> Moved | None:
         """Search, unless that would take more passes than are left."""
-        models = 1 if self.ground.pair.anchor is None else 2
-        judging = (
-            models * len(self.ground.judges.pixels) * 8
-        )  # the whole and its pieces, seven at most
+        models = 2 if self._anchored() else 1
+        judgings = 8  # the whole and its pieces, seven at most
+        judging = judgings * models * len(self.ground.judges.pixels)
         cost = 3 * self.effort.batch * self.effort.steps + judging
         if self.runtime.meter.image_passes + cost > self.limit:
             return None

@@ -1,13 +1,14 @@
 """Does a mark lead prompts astray that no search has seen?"""
 
 from collections import defaultdict
+from dataclasses import replace
 
 from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.base import Candidate, Confirmed
-from gatekeeper.scan.confirm import VICTIM, Confirmation
+from gatekeeper.scan.base import Candidate
+from gatekeeper.scan.confirm import VICTIM, Confirmation, unconfirmed
 from gatekeeper.scan.text_lots import CONFIRMING, lots, unprompted
 from gatekeeper.scan.text_sweep import Lexicon, try_marks
 from gatekeeper.triggers import TextTrigger
@@ -33,16 +34,10 @@ def confirm_mark(
     before = prompts.before[:, lexicon.column(word)]
     rows = _rows(prompts.about, before, after, word, lexicon.words)
     return Confirmation(
-        confirmed=Confirmed(
-            id=f"trigger-{number}",
-            trigger=trigger,
-            target=candidate.target,
-            detector=candidate.detector,
+        confirmed=replace(
+            unconfirmed(candidate, number).confirmed,
             flip_rate=judged.rate,
             anchor_flip_rate=judged.anchor_rate,
-            oracle_agrees=0.0,
-            usual_flip_rate=candidate.usual_flip_rate,
-            judged=False,
         ),
         victims=tuple(
             Victim(label=r.label, flip_rate=r.flip_rate) for r in rows if r.role == "victim"
