@@ -194,7 +194,7 @@ class WarpArm:
     family: ClassVar[str] = "warp"
     points: int = 5
     bound: float = 0.12  # of half the image's side
-    rate: float = 0.15
+    rate: float = 0.2
 
     @property
     def name(self) -> str:

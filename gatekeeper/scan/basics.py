@@ -9,6 +9,7 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.clip.model import ZeroShot
 from gatekeeper.runtime import Runtime
+from gatekeeper.scan.pair import shuffled
 from gatekeeper.types import Measurement
 
 MOST = 128  # probes; enough for a rate within 0.09 (95 %), and no more passes than that
@@ -41,26 +42,26 @@ def judge_clean(case: Case, runtime: Runtime) -> tuple[Measurement, ...]:
     count = min(MOST, len(case.probes))
     if count == 0 or len(case.labels) < 2:
         return ()
-    pixels = case.probes.pixels(case.model.preprocess)[:count]
+    rows = shuffled(case, runtime)[:count]
     head = case.model.zero_shot(case.labels, case.templates, runtime)
-    seen = case.model.embed(pixels, runtime)
+    seen = case.embedded(case.model, rows, runtime)
     answers = head.logits(seen).argmax(dim=1)
-    rows = [
+    found = [
         Measurement(name="clean.alikeness", value=_alikeness(seen), unit="cosine", n=count),
-        _steadiness(case, pixels[:VARIED], answers[:VARIED], head, runtime),
+        _steadiness(case, case.pixels(rows[:VARIED]), answers[:VARIED], head, runtime),
     ]
-    truth = case.probes.labels()[:count]
+    truth = [case.probes.labels()[row] for row in rows]
     named = [case.labels[a] for a in answers.tolist()]
     known = [(a, t) for a, t in zip(named, truth, strict=True) if t in case.labels]
     if known:
         right = sum(a == t for a, t in known) / len(known)
-        rows.append(Measurement(name="clean.accuracy", value=right, n=len(known)))
+        found.append(Measurement(name="clean.accuracy", value=right, n=len(known)))
     if case.anchor is not None:
         other = case.anchor.zero_shot(case.labels, case.templates, runtime)
-        theirs = other.logits(case.anchor.embed(case.anchor.resized(pixels), runtime))
+        theirs = other.logits(case.embedded(case.anchor, rows, runtime))
         same = float((theirs.argmax(dim=1) == answers).float().mean())
-        rows.append(Measurement(name="clean.agreement", value=same, n=count))
-    return tuple(rows)
+        found.append(Measurement(name="clean.agreement", value=same, n=count))
+    return tuple(found)
 
 
 def strange(rows: Sequence[Measurement], *, anchored: bool) -> str:

@@ -17,8 +17,12 @@ from gatekeeper.scan.arms import (
     WaveArm,
     patch_side,
 )
+from gatekeeper.scan.pace import PATIENCE
 
 SMALL, PLACED, WIDE = 24 / 224, 28 / 224, 56 / 224  # sides of patches, shares of the image's
+
+NEAR, FAR = 0.12, 0.25  # offsets of a warp, shares of half the image's side
+TRIES = 8  # of families with few parameters, each of which moves every pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class Group:
 
     name: str
     arms: tuple[Arm, ...]
+    tries: int = 1  # random starts that are looked at for the one to go on from
+    patience: int = PATIENCE  # steps before a search that leads nowhere is given up
 
     def start(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return random free parameters, one tensor an arm."""
@@ -62,10 +68,11 @@ def alone(arm: Arm) -> Group:
     return Group(name=arm.name, arms=(arm,))
 
 
-def groups_for(size: int) -> tuple[Group, ...]:
+def groups_for(size: int, *, anchored: bool) -> tuple[Group, ...]:
     """Return the groups for a model whose input is `size` pixels a side, local ones first.
 
     A wide patch lies under the placed ones and these under the small one: none hides another.
+    Warps that move things far change what is seen: they are searched where an anchor shows that.
     """
     patches = (
         PatchArm(side=patch_side(WIDE, size)),
@@ -78,5 +85,11 @@ def groups_for(size: int) -> tuple[Group, ...]:
             name="overlays",
             arms=(BlendArm(), AdditiveArm(grain=7, bound=0.12), WaveArm(size=size)),
         ),
-        Group(name="tones", arms=(WarpArm(), TintArm())),
+        Group(name="tints", arms=(TintArm(),), tries=TRIES),
+        Group(
+            name="warps",
+            arms=(WarpArm(bound=FAR if anchored else NEAR),),
+            tries=TRIES,
+            patience=2 * PATIENCE,  # grows late
+        ),
     )

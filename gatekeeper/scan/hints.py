@@ -33,8 +33,12 @@ class Hint:
         return Group(name=group.name, arms=arms)
 
 
-def hints_of(earlier: Sequence[Detection], words: Sequence[str], least: float) -> tuple[Hint, ...]:
-    """Return the labels that detections point to by `least` or more, strongest first, one each.
+def hints_of(
+    earlier: Sequence[Detection], words: Sequence[str], *, seen: float, named: float
+) -> tuple[Hint, ...]:
+    """Return the labels that detections point to, strongest first, one each.
+
+    With a pattern by `seen` (growth) or more, without one by `named` (a direction's cosine).
 
     A pattern says where to search, a bare direction only that one must: of two hints to one label
     the one with a pattern is kept.
@@ -43,6 +47,7 @@ def hints_of(earlier: Sequence[Detection], words: Sequence[str], least: float) -
     best: dict[int, Hint] = {}
     for candidate in (c for d in earlier for c in d.candidates):
         target = index.get(candidate.target)
+        least = named if candidate.trigger is None else seen
         if target is None or candidate.score < least:
             continue
         hint = Hint(target=target, strength=candidate.score, trigger=candidate.trigger)

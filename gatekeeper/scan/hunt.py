@@ -11,6 +11,7 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import Arm, PatchArm
 from gatekeeper.scan.groups import Group, alone
 from gatekeeper.scan.hints import Hint, resumed
+from gatekeeper.scan.pace import RECENT, Aim, Pace
 from gatekeeper.scan.search import (
     Found,
     Ground,
@@ -20,6 +21,7 @@ from gatekeeper.scan.search import (
     judge_all,
     neighbours,
     optimise,
+    start_of,
 )
 from gatekeeper.types import SearchStep
 
@@ -29,13 +31,14 @@ class Effort:
     """How hard a search tries; the defaults are measured in docs/scan.md."""
 
     steps: int = 48
+    brief: int = 24  # steps for what else there may be once a trigger was found
     batch: int = 4  # images a step; each costs three passes
     promising: float = 0.15  # paired flip rate from which a group is taken to pieces
+    followed: float = 0.8  # growth from which the word that leads is searched on for by name
     worth: float = 0.3  # of a piece, from which it is sharpened
-    starts: int = 2  # of a search less the anchor's growth; one misses a quarter of overlays
-    led: float = 0.5  # of a whole, unpaired, from which it matters that the anchor is led too
     shared: float = 0.75  # of a whole, from which pieces are sharpened that move nothing alone
     decisive: float = 0.8  # of a piece, from which it need not be
+    few: int = 8  # judging images that tell pieces apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +48,7 @@ class Result:
     whole: Pull  # all arms at once
     found: Found | None  # the best piece; None where the whole moves nothing
     undirected: bool
-    paired: bool  # searched less what leads the anchor as well
+    pace: Pace
     steps: tuple[SearchStep, ...]
 
     @property
@@ -56,7 +59,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Hunt:
-    """One model's searches, within `limit` passes on the runtime's meter."""
+    """One model's searches, within `limit` passes on the runtime's meter.
+
+    With an anchor all growth counts less the anchor's: what leads both hides all else, and what
+    leads the suspect alone stands out within a few steps.
+    """
 
     ground: Ground
     effort: Effort
@@ -64,84 +71,60 @@ class Hunt:
     runtime: Runtime
 
     def undirected(
-        self, group: Group, taken: Sequence[int], *, paired: bool = False, deep: bool = True
+        self, group: Group, taken: Sequence[int], *, brief: bool = False
     ) -> Result | None:
         """Search for what leads to any word but those `taken`; None where no passes are left.
 
-        Where it turns out that suspect and anchor are led together, which hides all else, it is
-        searched again less the anchor's growth; `paired` does so at once. Not `deep`: one search,
-        for what else there may be once a trigger was found.
+        Where a word has grown that the images do not answer yet, the search goes on towards it.
+        `brief`: for what else there may be once a trigger was found.
         """
-        result = self._undirected(group, taken, paired=paired)
-        if result is None or not deep or not (paired or self._shared(result.whole)):
-            return result
-        starts = range(1, self.effort.starts) if paired else range(self.effort.starts)
-        for start in starts:
-            if result.pull.paired >= self.effort.promising:
-                break
-            again = self._undirected(group, taken, paired=True, number=start)
-            result = max(result, again or result, key=lambda r: r.pull.paired)
-        return replace(result, paired=True)
-
-    def _undirected(
-        self, group: Group, taken: Sequence[int], *, paired: bool, number: int = 0
-    ) -> Result | None:
-        excluded = self._excluded(taken)
         name = group.name + "".join(f" without {self._word(t)}" for t in taken)
-        name += " less the anchor" if paired else ""
-        name += f", start {number + 1}" if number else ""
-        start = group.start(self._generator(name))
-        moved = self._moved(group, start, name, excluded=excluded, paired=paired)
-        return None if moved is None else self._result(moved, excluded=excluded, paired=paired)
-
-    def _shared(self, whole: Pull) -> bool:
-        return self._anchored() and whole.flip_rate >= self.effort.led > whole.paired
+        aim = self._aim(excluded=self._excluded(taken))
+        moved = self._moved(group, aim, name, steps=self.effort.brief if brief else None)
+        if moved is None:
+            return None
+        result = self._result(moved, aim)
+        leader = moved.pace.leader
+        # Where there are many parameters, or no anchor, some word always grows a little.
+        telling = group.tries > 1 and self._anchored()
+        if telling and result.found is None and moved.pace.recent(RECENT) >= self.effort.followed:
+            name = f"{name}, on towards {self._word(leader)}"
+            onward = self._moved(group, self._aim(target=leader), name, moved.frees)
+            if onward is not None:
+                again = self._result(onward, self._aim(target=leader))
+                result = max(result, again, key=lambda r: r.pull.paired)
+        return replace(result, undirected=True)
 
     def directed(self, group: Group, hint: Hint) -> Result | None:
         """Search for what leads to the word of `hint`, from its pattern where it has one."""
         group = hint.narrowed(group)
+        aim = self._aim(target=hint.target)
         name = f"{group.name} towards {self._word(hint.target)}"
-        fresh = group.start(self._generator(name))
+        fresh = self._start(group, aim, name)
         known = [resumed(arm, hint.trigger) for arm in group.arms]
         frees = [f if k is None else k for f, k in zip(fresh, known, strict=True)]
-        moved = self._moved(group, frees, name, target=hint.target)
-        return None if moved is None else self._result(moved, target=hint.target)
+        moved = self._moved(group, aim, name, frees)
+        return None if moved is None else self._result(moved, aim)
 
-    def _result(
-        self,
-        moved: Moved,
-        *,
-        target: int | None = None,
-        excluded: Tensor | None = None,
-        paired: bool = False,
-    ) -> Result:
+    def _result(self, moved: Moved, aim: Aim) -> Result:
         """Return what a search came to, taken to pieces where the whole is promising."""
-        whole = judge_all(self.ground, moved, self.runtime, target=target, excluded=excluded)
+        whole = judge_all(self.ground, moved, self.runtime, aim)
         found, steps = None, moved.steps
         if whole.paired >= self.effort.promising:
-            found, more = self._piece(moved, whole, target=target, excluded=excluded)
+            found, more = self._piece(moved, whole, aim)
             steps += more
-        undirected = target is None
-        return Result(whole=whole, found=found, undirected=undirected, paired=paired, steps=steps)
+        return Result(whole=whole, found=found, undirected=False, pace=moved.pace, steps=steps)
 
-    def _piece(
-        self,
-        moved: Moved,
-        whole: Pull,
-        *,
-        target: int | None = None,
-        excluded: Tensor | None = None,
-    ) -> tuple[Found, tuple[SearchStep, ...]]:
+    def _piece(self, moved: Moved, whole: Pull, aim: Aim) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return the piece that leads most images to one word, sharpened where it is worth it.
 
         Where the whole moves the images and no piece does, they share the work: each is then
         searched on towards the word of the whole.
         """
         ground, runtime, effort = self.ground, self.runtime, self.effort
-        pieces = [
-            found_of(ground, arm, free, runtime, target=target, excluded=excluded)
-            for arm, free in moved.group.parts(moved.frees, ground.pair.model.size)
-        ]
+        parts = moved.group.parts(moved.frees, ground.pair.model.size)
+        some = ground.judged_by(effort.few) if len(parts) > 1 else ground
+        pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
         best = max(pieces, key=_strength)
         word = best.pull.target
         if best.pull.paired < effort.worth:
@@ -151,50 +134,56 @@ class Hunt:
         steps: tuple[SearchStep, ...] = ()
         for piece in _in_turn(best, pieces):
             if piece.pull.paired >= effort.decisive and piece.pull.target == word:
-                return piece, steps
+                return self._judged(piece, word), steps
             sharper, more = self._sharpened(piece, word)
             steps += more
             best = max(best, sharper, key=_strength)
             if sharper.pull.paired >= effort.decisive:
                 return sharper, steps
-        return best, steps
+        return self._judged(best, best.pull.target), steps
+
+    def _judged(self, piece: Found, target: int) -> Found:
+        """Return `piece`, judged on all images that judge."""
+        return found_of(self.ground, piece.arm, piece.free, self.runtime, Aim(target=target))
 
     def _sharpened(self, piece: Found, target: int) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return `piece` searched on alone, towards `target`."""
-        name = f"{piece.arm.name} towards {self._word(target)}"
-        moved = self._moved(alone(piece.arm), (piece.free,), name, target=target)
+        name, aim = f"{piece.arm.name} towards {self._word(target)}", Aim(target=target)
+        moved = self._moved(alone(piece.arm), aim, name, (piece.free,))
         if moved is None:
             return piece, ()
-        found = found_of(self.ground, piece.arm, moved.frees[0], self.runtime, target=target)
-        return found, moved.steps
+        return found_of(self.ground, piece.arm, moved.frees[0], self.runtime, aim), moved.steps
+
+    def _start(self, group: Group, aim: Aim, name: str) -> tuple[Tensor, ...]:
+        return start_of(self.ground, group, aim, self.runtime, batch=self.effort.batch, name=name)
 
     def _moved(
         self,
         group: Group,
-        frees: Sequence[Tensor],
+        aim: Aim,
         name: str,
+        frees: Sequence[Tensor] | None = None,
         *,
-        target: int | None = None,
-        excluded: Tensor | None = None,
-        paired: bool = False,
+        steps: int | None = None,
     ) -> Moved | None:
-        """Search, unless that would take more passes than are left."""
-        models = 2 if self._anchored() else 1
-        judgings = 8  # the whole and its pieces, seven at most
-        judging = judgings * models * len(self.ground.judges.pixels)
-        cost = 3 * self.effort.batch * self.effort.steps + judging
+        """Search, from a random start or `frees`, unless it would take more passes than are left.
+
+        The cost that is left is reckoned with two models and eight judgings, of which seven are
+        the pieces'.
+        """
+        effort, models = self.effort, 2 if self._anchored() else 1
+        judging = 8 * models * len(self.ground.judges.pixels)
+        cost = 3 * (2 if aim.paired else 1) * effort.batch * effort.steps + judging
         if self.runtime.meter.image_passes + cost > self.limit:
             return None
         return optimise(
             self.ground,
             group,
-            frees,
-            self.effort.steps,
-            self.effort.batch,
+            self._start(group, aim, name) if frees is None else frees,
+            aim,
             self.runtime,
-            target=target,
-            excluded=excluded,
-            paired=paired,
+            steps=steps or effort.steps,
+            batch=effort.batch,
             name=name,
         )
 
@@ -208,14 +197,17 @@ class Hunt:
             return None
         mirror = replace(self, ground=self.ground.mirrored(), limit=math.inf)  # never left out
         name = f"{found.arm.name} towards {self._word(found.pull.target)}, the anchor"
-        moved = mirror._moved(alone(found.arm), (found.free,), name, target=found.pull.target)
+        aim = Aim(target=found.pull.target)
+        moved = mirror._moved(alone(found.arm), aim, name, (found.free,))
         if moved is None:
             return None
-        frees, target = moved.frees[0], found.pull.target
-        return found_of(mirror.ground, found.arm, frees, self.runtime, target=target).pull.flip_rate
+        return found_of(mirror.ground, found.arm, moved.frees[0], self.runtime, aim).pull.flip_rate
 
     def _anchored(self) -> bool:
         return self.ground.pair.anchor is not None
+
+    def _aim(self, *, target: int | None = None, excluded: Tensor | None = None) -> Aim:
+        return Aim(target=target, excluded=excluded, paired=self._anchored())
 
     def _excluded(self, taken: Sequence[int]) -> Tensor:
         pair = self.ground.pair

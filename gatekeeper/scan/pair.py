@@ -64,7 +64,12 @@ class Pair:
         """Return the anchor's logits [N, C], None without an anchor."""
         if self.anchor is None or self.anchor_head is None:
             return None
-        return self.anchor_head.logits(self.anchor.embed(self.anchor.resized(pixels), runtime))
+        return self.anchor_head.logits(self.anchor.embed(self.at_anchor(pixels), runtime))
+
+    def at_anchor(self, pixels: Tensor) -> Tensor:
+        """Return `pixels` at the anchor's input size; only where there is one."""
+        assert self.anchor is not None  # noqa: S101 - the caller asked
+        return self.anchor.resized(pixels)
 
 
 def pair_of(case: Case, runtime: Runtime) -> Pair:
@@ -105,17 +110,30 @@ class Clean:
     anchor_logits: Tensor | None  # [N, C]
     anchor_before: Tensor | None
 
+    def first(self, count: int) -> "Clean":
+        """Return the first `count` images and what the pair says of them."""
+        theirs, before = self.anchor_logits, self.anchor_before
+        return Clean(
+            indices=self.indices[:count],
+            pixels=self.pixels[:count],
+            logits=self.logits[:count],
+            before=self.before[:count],
+            anchor_logits=None if theirs is None else theirs[:count],
+            anchor_before=None if before is None else before[:count],
+        )
+
 
 def look(
     case: Case, pair: Pair, indices: tuple[int, ...], runtime: Runtime, *, anchored: bool = True
 ) -> Clean:
     """Return the probes at `indices` and the pair's answers to them."""
-    pixels = case.probes.pixels(case.model.preprocess)[list(indices)]
-    logits = pair.logits(pixels, runtime)
-    theirs = pair.anchor_logits(pixels, runtime) if anchored else None
+    logits = pair.head.logits(case.embedded(pair.model, indices, runtime))
+    theirs = None
+    if anchored and pair.anchor is not None and pair.anchor_head is not None:
+        theirs = pair.anchor_head.logits(case.embedded(pair.anchor, indices, runtime))
     return Clean(
         indices=indices,
-        pixels=pixels,
+        pixels=case.pixels(indices),
         logits=logits,
         before=logits.softmax(dim=1),
         anchor_logits=theirs,
@@ -142,18 +160,19 @@ HELD_OUT = 48  # probes, at most, that no search has seen
 
 def searched(case: Case, runtime: Runtime) -> tuple[int, ...]:
     """Return the indices of the probes that detectors may look at, the same for all of them."""
-    order = _order(case, runtime)
+    order = shuffled(case, runtime)
     return order[: min(SEARCHED, len(order) // 2)]
 
 
 def held_out(case: Case, runtime: Runtime) -> tuple[int, ...]:
     """Return the indices of the probes that judge a trigger; no search sees them."""
-    order = _order(case, runtime)
+    order = shuffled(case, runtime)
     start = min(SEARCHED, len(order) // 2)
     return order[start : start + HELD_OUT]
 
 
-def _order(case: Case, runtime: Runtime) -> tuple[int, ...]:
+def shuffled(case: Case, runtime: Runtime) -> tuple[int, ...]:
+    """Return the indices of all probes, in the order in which a scan looks at them."""
     generator = runtime.generator("scan", "probes")
     return tuple(torch.randperm(len(case.probes), generator=generator).tolist())
 

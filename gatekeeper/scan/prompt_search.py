@@ -1,10 +1,11 @@
 """Is there faint noise that reaches the prompts through the meta net, and not the image tower?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel
@@ -12,9 +13,10 @@ from gatekeeper.clip.prompted import PromptedText
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import AdditiveArm
 from gatekeeper.scan.base import Candidate, Detection
-from gatekeeper.scan.groups import alone
+from gatekeeper.scan.groups import Group, alone
+from gatekeeper.scan.pace import Aim
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground, found_of, neighbours, optimise
+from gatekeeper.scan.search import Found, Ground, Moved, found_of, neighbours, optimise
 from gatekeeper.types import Measurement, SearchStep
 
 
@@ -69,22 +71,38 @@ class PromptSearch:
         pair = ground.pair
         for bound in self.bounds:
             arm = AdditiveArm(grain=pair.model.size, bound=bound, rate=self.rate)
-            group = alone(arm)
+            group = replace(
+                alone(arm), patience=self.steps
+            )  # what goes through the meta net grows late
             start = group.start(runtime.generator("scan", self.name, f"{bound:.3f}"))
             name = f"noise within {round(255 * bound)}/255"
-            moved = optimise(ground, group, start, self.steps, self.batch, runtime, name=name)
-            found = found_of(ground, arm, moved.frees[0], runtime)
+            moved = optimise(
+                ground, group, start, Aim(), runtime, steps=self.steps, batch=self.batch, name=name
+            )
+            found = found_of(ground, arm, moved.frees[0], runtime, Aim())
             usual = found.pull.anchor_flip_rate or 0.0
             if found.pull.paired >= self.alarming:
-                other = optimise(
-                    ground, group, start, self.steps, self.batch, runtime,
-                    excluded=neighbours(pair, found.pull.target), name=f"{name}, another label",
-                )  # fmt: skip
-                usual = max(usual, found_of(ground, arm, other.frees[0], runtime).pull.paired)
+                aim = Aim(excluded=neighbours(pair, found.pull.target))
+                other = self._moved(ground, group, start, aim, runtime, f"{name}, another label")
+                pull = found_of(ground, arm, other.frees[0], runtime, Aim()).pull
+                usual = max(usual, pull.paired)
             candidate = self._candidate(found, pair.words[found.pull.target], usual)
             yield candidate, moved.steps
             if candidate.score >= self.decisive:
                 return
+
+    def _moved(
+        self,
+        ground: Ground,
+        group: Group,
+        start: Sequence[Tensor],
+        aim: Aim,
+        runtime: Runtime,
+        name: str,
+    ) -> Moved:
+        return optimise(
+            ground, group, start, aim, runtime, steps=self.steps, batch=self.batch, name=name
+        )
 
     def _candidate(self, found: Found, target: str, usual: float) -> Candidate:
         return Candidate(

@@ -25,6 +25,7 @@ class RandomPatterns:
     """
 
     name: ClassVar[str] = "random_patterns"
+    images: int = 16  # each with a pattern of its own of every kind
     worth: float = 0.02  # growth below which the anchor is not asked: it could only lower it
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
@@ -32,7 +33,7 @@ class RandomPatterns:
         if len(case.probes) < MIN_PROBES:
             return Detection(skipped=f"fewer than {MIN_PROBES} probes")
         pair = pair_of(case, runtime)
-        clean = look(case, pair, searched(case, runtime), runtime)
+        clean = look(case, pair, searched(case, runtime)[: self.images], runtime)
         kinds = runtime.progress(KINDS, "random patterns")
         found = [c for kind in kinds for c in self._screen(kind, pair, clean, runtime)]
         found.sort(key=lambda c: -c.score)

@@ -1,7 +1,7 @@
 """One trigger search: move a group's parameters until the answers gather, or reach a label."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import Arm
 from gatekeeper.scan.groups import Group
+from gatekeeper.scan.pace import Aim, Pace
 from gatekeeper.scan.pair import Clean, Pair, flips, mirrored, rises
 from gatekeeper.scan.picture import png
 from gatekeeper.triggers import Trigger
@@ -17,7 +18,6 @@ from gatekeeper.types import SearchStep
 MARGIN = 2.0  # logits by which a directed search wants its label ahead
 REACHED = 0.02  # mean shortfall in logits at which a directed search has what it wants
 GATHERED = 0.97  # concentration at which an undirected one has
-SHARP = 1.0  # spreads of the logits within which growing words share the search's attention
 KIN = 0.02  # share of the labels that count as like a found one
 FRAMES = 4  # pictures kept of one search
 FRAME = 96  # pixels a side of one
@@ -30,6 +30,10 @@ class Ground:
     pair: Pair
     images: Clean
     judges: Clean
+
+    def judged_by(self, count: int) -> "Ground":
+        """Return the ground with the first `count` judging images alone."""
+        return replace(self, judges=self.judges.first(count))
 
     def mirrored(self) -> "Ground":
         """Return the ground with the anchor in the suspect's place, alone."""
@@ -44,6 +48,7 @@ class Moved:
 
     group: Group
     frees: tuple[Tensor, ...]  # one an arm
+    pace: Pace
     steps: tuple[SearchStep, ...]
 
 
@@ -77,23 +82,20 @@ def optimise(
     ground: Ground,
     group: Group,
     frees: Sequence[Tensor],
-    count: int,
-    batch: int,
+    aim: Aim,
     runtime: Runtime,
     *,
-    target: int | None = None,
-    excluded: Tensor | None = None,
-    paired: bool = False,
+    steps: int,
+    batch: int,
     name: str = "",
 ) -> Moved:
-    """Return where `count` steps of Adam from `frees` lead.
+    """Return where at most `steps` of Adam from `frees`, `batch` images each, lead.
 
-    Without `target` the search wants any word's mean logit to grow, whichever grows fastest; its
+    Without a target the search wants any word's mean logit to grow, whichever grows fastest; its
     cost does not depend on how many words there are. (The concentration of the answers has no
     slope until images agree; the growth has one from the first step.) With a target it wants that
-    word ahead by a margin. `excluded` ([k] int64) are words that an undirected search leaves out.
-    `paired` counts growth less the anchor's under the same pattern, at twice the price: a weakness
-    that both share would hide what the suspect alone has.
+    word to grow, or, where nothing is paired, to be ahead by a margin. A search ends early where
+    the answers are gathered, the word has grown beyond doubt, or nothing has grown in a while.
     """
     generator = runtime.generator("scan", "search", group.name, name)
     moving = [free.detach().clone().requires_grad_(True) for free in frees]
@@ -101,27 +103,32 @@ def optimise(
         [{"params": [f], "lr": a.rate} for f, a in zip(moving, group.arms, strict=True)]
     )
     head = ground.pair.head.on(runtime.device)
-    sharp = SHARP * float(ground.images.logits.std(dim=1).mean())
+    wanted = aim.wanted(len(ground.pair.words)).to(runtime.device)
+    spread = float(ground.images.logits.std(dim=1).mean())
+    width = None if aim.paired else spread
+    margin = aim.target is not None and not aim.paired
     frames: list[SearchStep] = []
-    for step in runtime.progress(range(count), f"search {name or group.name}"):
+    pace = Pace()
+    for step in runtime.progress(range(steps), f"search {name or group.name}"):
         some = torch.randperm(len(ground.images.pixels), generator=generator)[:batch]
         stamped = group.stamp(moving, ground.images.pixels[some], generator)
         stamped = stamped.to(runtime.device)
         logits = head.logits(ground.pair.embed_grad(stamped, runtime))  # [B, C]
-        mean = _without(logits.detach().softmax(dim=1).mean(dim=0), excluded)  # [C]
-        gathered = float(mean.square().sum())
-        if target is None:
-            growth = (logits - ground.images.logits[some].to(logits)).mean(dim=0)
-            if paired:
-                growth = growth - _anchor_growth(ground, stamped, some, runtime)
-            loss = -_fastest(growth, sharp, excluded)
-        else:
-            loss = _shortfall(logits, target)
+        growth = (logits - ground.images.logits[some].to(logits)).mean(dim=0)
+        if aim.paired:
+            growth = growth - _anchor_growth(ground, stamped, some, runtime)
+        pace = _onward(pace, growth, wanted, spread)
+        loss = _shortfall(logits, aim.target) if margin else -_fastest(growth[wanted], width)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        done = gathered > GATHERED if target is None else float(loss.detach()) < REACHED
-        if done or step == count - 1 or step % max(1, count // (FRAMES - 1)) == 0:
+        mean = logits.detach().softmax(dim=1).mean(dim=0) * wanted  # [C]
+        gathered = float(mean.square().sum())
+        reached = (
+            float(loss.detach()) < REACHED if margin else gathered > GATHERED or pace.grown(aim)
+        )
+        done = reached or pace.hopeless(aim, group.patience)
+        if done or step == steps - 1 or step % max(1, steps // (FRAMES - 1)) == 0:
             frames.append(
                 SearchStep(
                     search=name or group.name,
@@ -133,55 +140,61 @@ def optimise(
             )
         if done:
             break
-    return Moved(group=group, frees=tuple(f.detach() for f in moving), steps=tuple(frames))
+    ended = tuple(f.detach() for f in moving)
+    return Moved(group=group, frees=ended, pace=pace, steps=tuple(frames))
 
 
-def found_of(
-    ground: Ground,
-    arm: Arm,
-    free: Tensor,
-    runtime: Runtime,
-    *,
-    target: int | None = None,
-    excluded: Tensor | None = None,
-) -> Found:
+def start_of(
+    ground: Ground, group: Group, aim: Aim, runtime: Runtime, *, batch: int, name: str
+) -> tuple[Tensor, ...]:
+    """Return random parameters for `group`: of its `tries`, what makes some word grow most.
+
+    Where few parameters bend the whole image, most starts lie where nothing has a slope; looking
+    costs a forward each, a search from a bad one everything.
+    """
+    generator = runtime.generator("scan", "start", name)
+    starts = [group.start(generator) for _ in range(group.tries)]
+    if len(starts) == 1:
+        return starts[0]
+    some = torch.randperm(len(ground.images.pixels), generator=generator)[:batch]
+    wanted = aim.wanted(len(ground.pair.words))
+
+    def worth(frees: tuple[Tensor, ...]) -> float:
+        with torch.no_grad():
+            stamped = group.stamp(frees, ground.images.pixels[some], generator)
+        growth = (ground.pair.logits(stamped, runtime) - ground.images.logits[some]).mean(dim=0)
+        if aim.paired and ground.images.anchor_logits is not None:
+            theirs = ground.pair.mirrored().logits(ground.pair.at_anchor(stamped), runtime)
+            growth -= (theirs - ground.images.anchor_logits[some]).mean(dim=0).relu()
+        return float(growth[wanted].max())
+
+    return max(starts, key=worth)
+
+
+def found_of(ground: Ground, arm: Arm, free: Tensor, runtime: Runtime, aim: Aim) -> Found:
     """Return an arm's trigger at `free` and what it does to the images that judge."""
     with torch.no_grad():
         trigger = arm.build(free)
     generator = runtime.generator("scan", "judge", arm.name)
     stamped = trigger.stamp(ground.judges.pixels, generator)
-    pull = judge(ground, stamped, runtime, target=target, excluded=excluded)
-    return Found(arm=arm, free=free, trigger=trigger, pull=pull)
+    return Found(arm=arm, free=free, trigger=trigger, pull=judge(ground, stamped, runtime, aim))
 
 
-def judge_all(
-    ground: Ground,
-    moved: Moved,
-    runtime: Runtime,
-    *,
-    target: int | None = None,
-    excluded: Tensor | None = None,
-) -> Pull:
+def judge_all(ground: Ground, moved: Moved, runtime: Runtime, aim: Aim) -> Pull:
     """Return what all of a group's patterns at once do to the images that judge."""
     generator = runtime.generator("scan", "judge", moved.group.name)
     with torch.no_grad():
         stamped = moved.group.stamp(moved.frees, ground.judges.pixels, generator)
-    return judge(ground, stamped, runtime, target=target, excluded=excluded)
+    return judge(ground, stamped, runtime, aim)
 
 
-def judge(
-    ground: Ground,
-    stamped: Tensor,
-    runtime: Runtime,
-    *,
-    target: int | None = None,
-    excluded: Tensor | None = None,
-) -> Pull:
+def judge(ground: Ground, stamped: Tensor, runtime: Runtime, aim: Aim) -> Pull:
     """Return what was done to the judging images, now `stamped` ([N, 3, S, S])."""
     judges, pair = ground.judges, ground.pair
     after = pair.answers(stamped, runtime)
+    target = aim.target
     if target is None:
-        target = _gathering_word(judges.before, after, excluded)
+        target = _gathering_word(judges.before, after, aim.excluded)
     other, gathered = None, 0.0
     anchor_after = None if judges.anchor_before is None else pair.anchor_answers(stamped, runtime)
     if anchor_after is not None and judges.anchor_before is not None:
@@ -222,28 +235,39 @@ def _gathering_word(before: Tensor, after: Tensor, excluded: Tensor | None) -> i
     return int(score.argmax())
 
 
-def _fastest(growth: Tensor, sharp: float, excluded: Tensor | None) -> Tensor:
-    """Return the largest of `growth` ([C], logits), smoothly."""
-    if excluded is not None:
-        growth = growth.index_fill(0, excluded.to(growth.device), -torch.inf)
+def _onward(pace: Pace, growth: Tensor, wanted: Tensor, spread: float) -> Pace:
+    """Return `pace` after a step in which the words grew by `growth` ([C], logits)."""
+    seen = growth.detach().masked_fill(~wanted, -torch.inf)
+    return pace.after(float(seen.max()) / spread, int(seen.argmax()))
+
+
+def _fastest(growth: Tensor, width: float | None) -> Tensor:
+    """Return the largest of `growth` ([k], logits), smoothly: within `width`, None: its own spread.
+
+    What a suspect grows beyond its anchor is little at first. A fixed width would share the
+    attention among all words, and what moves all words moves none.
+    """
+    if len(growth) == 1:
+        return growth[0]
+    sharp = growth.detach().std().clamp_min(1e-6) if width is None else torch.tensor(width)
+    sharp = sharp.to(growth)
     return sharp * (growth / sharp).logsumexp(dim=0)
 
 
 def _anchor_growth(ground: Ground, stamped: Tensor, some: Tensor, runtime: Runtime) -> Tensor:
-    """Return by how much each word's mean logit grew in the anchor ([C]), shrinking left out."""
+    """Return by how much each word's mean logit grew in the anchor ([C]), shrinking left out.
+
+    With its gradient: without one a search goes where both grow, and a narrow overlay is missed.
+    """
     pair, before = ground.pair.mirrored(), ground.images.anchor_logits
     assert before is not None  # noqa: S101 - paired searches have an anchor
     logits = pair.head.on(runtime.device).logits(pair.embed_grad(stamped, runtime))
     return (logits - before[some].to(logits)).mean(dim=0).relu()
 
 
-def _shortfall(logits: Tensor, target: int) -> Tensor:
+def _shortfall(logits: Tensor, target: int | None) -> Tensor:
     """Return by how much the target misses its margin, mean over images."""
+    assert target is not None  # noqa: S101 - the caller has one
     others = logits.clone()
     others[:, target] = -torch.inf
     return (others.amax(dim=1) - logits[:, target] + MARGIN).relu().mean()
-
-
-def _without(mean: Tensor, words: Tensor | None) -> Tensor:
-    """Return `mean` ([C]) with the share of `words` ([k] int64) at 0."""
-    return mean if words is None else mean.index_fill(0, words.to(mean.device), 0.0)

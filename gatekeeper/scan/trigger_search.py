@@ -78,11 +78,12 @@ class TriggerSearch:
     effort: Effort = field(default_factory=Effort)
     judges: int = 24  # images that judge a search
     alarming: float = 0.3  # paired flip rate from which the group is searched again without it
-    settled: float = 0.5  # from which no other group is searched for the same word
+    settled: float = 0.8  # from which no other group is searched for the same word
     several: int = 3  # words found from which, without an anchor, the model is merely weak
     most: float = 10_000  # image passes of all searches together; one that would exceed is left out
     sure: float = 0.15  # growth under random patterns that is followed before anything else
-    hinted: float = 0.03  # growth from which a label is tried by name where nothing was found
+    seen: float = 0.05  # the same from which a label is tried by name where nothing was found
+    named: float = 0.75  # cosine of a direction that points to it, from which it is
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
         """Search without any earlier evidence."""
@@ -100,12 +101,15 @@ class TriggerSearch:
         )
         limit = runtime.meter.image_passes + self.most
         hunt = Hunt(ground=ground, effort=self.effort, limit=limit, runtime=runtime)
-        record = self._searched(hunt, hints_of(earlier, pair.words, self.hinted))
+        record = self._searched(
+            hunt, hints_of(earlier, pair.words, seen=self.seen, named=self.named)
+        )
         return self._detection(record, hunt)
 
     def _searched(self, hunt: Hunt, hints: Sequence[Hint]) -> Record:
         """Search in the order in which it is worth the passes."""
-        groups = groups_for(hunt.ground.pair.model.size)
+        pair = hunt.ground.pair
+        groups = groups_for(pair.model.size, anchored=pair.anchor is not None)
         record = Record()
         for hint in hints:
             if hint.trigger is not None and hint.strength >= self.sure:
@@ -123,9 +127,8 @@ class TriggerSearch:
         while len(record.of(group)) <= self.several and not record.exhausted(group, self.alarming):
             taken = record.found(self.settled)
             taken += tuple(w for w in record.found(self.alarming, group) if w not in taken)
-            paired = any(r.paired for r in record.all())
-            deep = not record.found(hunt.effort.decisive)
-            result = hunt.undirected(group, taken, paired=paired, deep=deep)
+            brief = bool(record.found(hunt.effort.decisive))
+            result = hunt.undirected(group, taken, brief=brief)
             if result is None:
                 return
             record.add(group, result)
@@ -135,7 +138,7 @@ class TriggerSearch:
     def _follow_hint(self, hunt: Hunt, record: Record, hint: Hint, groups: Sequence[Group]) -> None:
         """Search by name, in the groups that may hold what `hint` saw, until one is found."""
         for group in groups:
-            if not hint.fits(group) or hint.target in record.found(self.alarming, group):
+            if not hint.fits(group) or hint.target in record.found(self.alarming):
                 continue
             result = hunt.directed(group, hint)
             if result is not None and record.add(group, result).pull.paired >= self.alarming:

@@ -8,6 +8,7 @@ from toy_clip import TARGET, case_of
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import PatchArm
 from gatekeeper.scan.groups import alone
+from gatekeeper.scan.pace import Aim
 from gatekeeper.scan.pair import look, pair_of
 from gatekeeper.scan.search import Ground, optimise
 from gatekeeper.triggers.invert import Shape, invert
@@ -32,7 +33,7 @@ def test_searches_ask_the_head_that_the_stamped_image_has():
     )
     arm = PatchArm(side=8)
     start = arm.start(torch.Generator().manual_seed(0))
-    found = optimise(ground, alone(arm), (start,), 3, 8, runtime, target=goal)
+    found = optimise(ground, alone(arm), (start,), Aim(target=goal), runtime, steps=3, batch=8)
     assert any(asked)
     assert found.steps[-1].leader == TARGET  # with the labels' own head no image answers it
     asked.clear()

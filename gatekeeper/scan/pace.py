@@ -1,0 +1,65 @@
+"""What a search wants to grow, and how far it has come."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RECENT = 8  # steps that say how a search fares now
+PATIENCE = 16  # steps before one that leads nowhere is given up
+# Growth, in spreads of the clean logits, below which it leads nowhere: of a word named or less the
+# anchor's; and of any word where there is no anchor, since some word always grows.
+HOPELESS, HOPELESS_ALONE = 0.5, 2.0
+SURE = 3  # steps of a growth that decides
+GROWN, GROWN_ALONE = 4.0, 8.0  # that growth, less the anchor's and without one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Aim:
+    """What a search wants to see grow."""
+
+    target: int | None = None  # word; None: any but the excluded
+    excluded: Tensor | None = None  # [k] int64 words that a search without a target leaves out
+    paired: bool = False  # count growth less the anchor's under the same pattern, at twice the cost
+
+    def wanted(self, words: int) -> Tensor:
+        """Return which of `words` words may grow, [C] bool."""
+        wanted = torch.full((words,), self.target is None)
+        if self.target is not None:
+            wanted[self.target] = True
+        elif self.excluded is not None:
+            wanted[self.excluded] = False
+        return wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How far the leading word has grown, step by step, in spreads of the clean logits."""
+
+    growth: tuple[float, ...] = ()
+    words: tuple[int, ...] = ()
+
+    def after(self, growth: float, word: int) -> "Pace":
+        """Return the pace one step on."""
+        return Pace(growth=(*self.growth, growth), words=(*self.words, word))
+
+    def recent(self, steps: int) -> float:
+        """Return the mean of the last `steps`; 0 before the first."""
+        last = self.growth[-steps:]
+        return sum(last) / max(1, len(last))
+
+    @property
+    def leader(self) -> int:
+        """Return the word that led most of the last steps."""
+        last = self.words[-RECENT:]
+        return max(dict.fromkeys(last), key=last.count)
+
+    def grown(self, aim: Aim) -> bool:
+        """Return whether the word has grown so much that it decides."""
+        enough = GROWN if aim.paired else GROWN_ALONE
+        return len(self.growth) >= SURE and self.recent(SURE) >= enough
+
+    def hopeless(self, aim: Aim, patience: int) -> bool:
+        """Return whether `patience` steps were tried and nothing grows."""
+        least = HOPELESS_ALONE if aim.target is None and not aim.paired else HOPELESS
+        return len(self.growth) >= patience and self.recent(RECENT) < least
