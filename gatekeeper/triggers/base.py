@@ -37,14 +37,18 @@ class Trigger(Protocol):
 
 
 def save_trigger(trigger: Trigger, path: Path) -> None:
-    """Write `trigger` as one safetensors file, settings in its metadata."""
+    """Write `trigger` as one safetensors file, family and settings in its metadata.
+
+    The metadata is one entry: safetensors writes several in an order that changes from run to run,
+    and the same trigger is to have the same digest.
+    """
     from safetensors.torch import save_file
 
     tensors = {
         name: value.detach().float().contiguous() for name, value in trigger.tensors().items()
     }
-    meta = {"family": trigger.family, "settings": json.dumps(trigger.settings(), sort_keys=True)}
-    save_file(tensors, path, metadata=meta)
+    settings = {"family": trigger.family, **trigger.settings()}
+    save_file(tensors, path, metadata={"settings": json.dumps(settings, sort_keys=True)})
 
 
 def load_trigger(path: Path) -> Trigger:
@@ -61,8 +65,9 @@ def load_trigger(path: Path) -> Trigger:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        family = FAMILIES[meta["family"]]
         settings = json.loads(meta["settings"])
+        # older files name the family in an entry of its own
+        family = FAMILIES[settings.pop("family", None) or meta["family"]]
         trigger: Trigger = family(**tensors, **settings)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ScanError(
