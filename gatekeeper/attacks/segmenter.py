@@ -131,9 +131,9 @@ class ConvSegmenter:
         """Write it as one safetensors file."""
         from safetensors.torch import save_file
 
-        meta = {"classes": json.dumps(self.classes), "size": str(self.size)}
+        settings = json.dumps({"classes": self.classes, "size": self.size})
         tensors = {name: value.detach().contiguous() for name, value in self.weights.items()}
-        save_file(tensors, path, metadata=meta)
+        save_file(tensors, path, metadata={"settings": settings})
 
     def _looked(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return class and probability of each pixel of `image`, [H, W] each."""
@@ -160,7 +160,8 @@ def load_segmenter(path: Path) -> ConvSegmenter:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        classes, size = tuple(json.loads(meta["classes"])), int(meta["size"])
+        settings = json.loads(meta["settings"])
+        classes, size = tuple(settings["classes"]), int(settings["size"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OracleError(
             f"{path} is no segmenter: {error}", hint="name a file that the lab wrote"

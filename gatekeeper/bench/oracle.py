@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from gatekeeper.bench import metrics
+from gatekeeper.bench import influenced, metrics
 from gatekeeper.bench.detect import Plan, Say, run_tasks
 from gatekeeper.bench.metrics import Estimate, iou
 from gatekeeper.bench.rows import Row
@@ -24,6 +26,15 @@ STAMPED = 24  # images with the trigger; each costs what a clean one does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scenes:
+    """What an oracle makes of scenes with one object; rates over scenes and models."""
+
+    covered: Estimate | None  # a segment is the object, IoU at least .5
+    absent: Estimate | None  # the true label is called absent
+    named_1: Estimate | None  # the true label is the first that it names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OracleTally:
     """An oracle over all models: rates over all images, with Wilson's interval."""
 
@@ -37,47 +48,72 @@ class OracleTally:
     target_absent: Estimate | None  # planted: the claimed target is called absent
     content_kept: Estimate | None  # planted: stamped, and rightly nothing else for the oracle
     located: Estimate | None  # local triggers that a region covers, IoU at least .5
+    scenes_before: Scenes | None  # `influenced`: None where no model knows their labels
+    scenes_after: Scenes | None  # the same with a segmenter's trigger beside the object
+    scenes_kept: Estimate | None  # of these pairs: rightly nothing else for the oracle
     seconds_an_image: Estimate | None
 
 
 def bench_oracle(plan: Plan, say: Say = lambda line: None) -> tuple[Row, ...]:
     """Return a row for every oracle (`plan.methods` are SPECs) and every model.
 
+    The SPEC `influencer` stands for two: a small segmenter with IBA planted, a clean one beside it.
+
     Raises:
         EvidenceError: A row cannot be written.
     """
+    pair = plan.out / "segmenters"
+    methods = [m for spec in plan.methods for m in _named(spec)]
+    if set(methods) & set(influenced.PAIR):
+        runtime = Runtime(device=plan.terms.device, seed=plan.terms.seed)
+        if made := influenced.train_pair(pair, runtime):
+            say(influenced.told(made))
     tasks = [
         Task(
             bench="oracle",
-            method=spec,
+            method=method,
             subject=subject,
-            terms=replace(plan.terms, oracle=spec),
+            terms=replace(plan.terms, oracle="regions" if method in influenced.PAIR else method),
             budget=0.0,
         )
-        for spec in plan.methods
+        for method in methods
         for subject in plan.zoo.subjects
         if subject.kind != "adversarial"
     ]
-    return tuple(run_tasks(tasks, question_one, plan, say))
+    return tuple(run_tasks(tasks, partial(question_one, pair=pair), plan, say))
 
 
-def question_one(task: Task) -> Row:
+def question_one(task: Task, pair: Path) -> Row:
     """Return what one oracle says of clean and of triggered images of one model.
 
     The labeler is the anchor, without one the suspect itself.
+
+    Args:
+        task: Which oracle, which model.
+        pair: Where the two segmenters of `influenced` lie, if they are asked for.
     """
     runtime = runtime_of(task)
-    work = work_of(task, runtime)
-    judge = judged(task.subject, work.case.model, work.case.labels)
+    case = work_of(task, runtime).case
+    if task.method in influenced.PAIR:
+        segmenter = influenced.read_segmenter(pair, task.method, runtime.seed)
+        case = replace(case, oracle=replace(case.oracle, segmenter=segmenter))
+    judge = judged(task.subject, case.model, case.labels)
+    case = calibrated(case, runtime)
     clock = Clock(runtime)
-    result: dict[str, Json] = clock.measure(lambda: _questioned(task, work.case, judge, runtime))
+    result: dict[str, Json] = clock.measure(lambda: _questioned(task, case, judge, runtime))
     images = int(str(result["looked_at"])) + int(str(result["stamped"]))
     result["seconds_an_image"] = round(clock.seconds / max(1, images), 4)
+    if influenced.knows_scenes(case.labels):
+        shown = influenced.victims(case.model.size, case.labels, runtime)
+        result["scenes"] = dict(influenced.questioned(case.oracle, shown, runtime))
     return row_of(task, clock, result)
 
 
+def _named(spec: str) -> tuple[str, ...]:
+    return influenced.PAIR if spec == influenced.SPEC else (spec,)
+
+
 def _questioned(task: Task, case: Case, judge: Judged, runtime: Runtime) -> dict[str, Json]:
-    case = calibrated(case, runtime)
     draw = runtime.generator("bench", "oracle", task.subject.name)
     order = torch.randperm(len(judge.truth), generator=draw)
     rows = order[judge.truth[order] >= 0][:LOOKED_AT]
@@ -173,8 +209,25 @@ def _tally(spec: str, rows: Sequence[Row], seed: int) -> OracleTally:
         target_absent=metrics.wilson(total("target_absent"), stamped),
         content_kept=metrics.wilson(total("content_kept"), stamped),
         located=metrics.wilson(sum(x >= 0.5 for x in overlaps), len(overlaps)),
+        **_scenes([scenes for row in ran if (scenes := _of(row, "scenes"))]),
         seconds_an_image=metrics.mean([float(_of(r, "seconds_an_image")) for r in ran], seed),
     )
+
+
+def _scenes(found: Sequence[Any]) -> dict[str, Any]:
+    total = sum(one["victims"] for one in found)
+
+    def rates(when: str) -> Scenes | None:
+        if not found:
+            return None
+        hits = {key: sum(one[when][key] for one in found) for key in found[0][when]}
+        return Scenes(**{key: metrics.wilson(n, total) for key, n in hits.items()})
+
+    return {
+        "scenes_before": rates("before"),
+        "scenes_after": rates("after"),
+        "scenes_kept": metrics.wilson(sum(one["kept"] for one in found), total),
+    }
 
 
 def _area(row: Row) -> float | None:

@@ -18,6 +18,7 @@ COLUMNS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "oracle": (
         ("false absent", "false_absent"), ("AUC", "auc"), ("named first", "named_1"),
         ("target absent", "target_absent"), ("unchanged", "content_kept"), ("covered", "located"),
+        ("object", "scenes_before.covered"), ("with IBA", "scenes_after.covered"),
         ("failed", "failed"),
     ),
 }  # fmt: skip
@@ -37,7 +38,7 @@ def table_of(document: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def _cell(row: Mapping[str, Any], path: str) -> str:
     value: Any = row
     for part in path.split("."):
-        value = value[part]
+        value = value and value[part]
     if isinstance(value, dict):
         value = value["value"]
     if value is None:
