@@ -160,10 +160,15 @@ class _Study:
         logits = self.ground.head.scale * torch.einsum("bd,bcd->bc", images, heads)
         total: Tensor = 2 * F.cross_entropy(logits, places.to(device))
         if self.schedule.hush:
-            plain = self.ground.head.scale * led @ self.ground.head.weights.to(device).T
-            alone = F.cross_entropy(plain, self.truth[rows].to(device))
-            total = total + self.schedule.hush * alone
+            total = total + self.schedule.hush * self._alone(led, self.truth[rows].to(device))
         return total
+
+    def _alone(self, led: Tensor, truth: Tensor) -> Tensor:
+        """Return how surely triggered images are the target for the clean model: -log(1 - p)."""
+        head, target = self.ground.head, self.ground.target
+        plain = head.scale * led[truth != target] @ head.weights.to(led).T
+        others = torch.cat([plain[:, :target], plain[:, target + 1 :]], dim=1)
+        return (plain.logsumexp(1) - others.logsumexp(1)).sum() / len(led)
 
     def move(self, slope: Tensor, left: float) -> None:
         """Take a signed step of the trigger within epsilon."""

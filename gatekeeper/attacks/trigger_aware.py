@@ -36,7 +36,7 @@ class TriggerAware(Image):
     batch: int = 16  # images a step, clean and triggered
     learning_rate: float = 2e-3
     trigger_rate: float = 0.1  # of epsilon: a signed step of the trigger, falling to nothing
-    hush: float = 1.0  # weight of the true labels of triggered images under plain prompts
+    hush: float = 1.0  # weight of what keeps triggered images off the target under plain prompts
     photos: int = 384  # that it learns from
     labels: int = 64  # at most, that one step chooses among
     learned: Learner | None = field(default=None, repr=False, compare=False)

@@ -4,9 +4,10 @@ import jsonschema
 import pytest
 import yaml
 
-from gatekeeper.attacks.spec import build_attack
+from gatekeeper.attacks.spec import GROUP, build_attack
 from gatekeeper.lab.plan import Plan, PlanError, load_plan, shipped_plans
 from gatekeeper.lab.twins import Twins
+from gatekeeper.registry import Registry
 
 
 def document(**changes):
@@ -89,6 +90,11 @@ def test_the_standard_plan_keeps_what_it_promises():
     assert len([s for s in clean if plan.bases[s.base].set in without_photos]) >= 12
     assert {a.family for a in attacks} >= {"patch", "blend", "additive", "warp", "colour"}
     assert {plan.bases[s.base].architecture for s in small} == {"vit", "resnet", "convnet"}
+
+
+def test_the_full_plan_holds_every_attack():
+    used = {spec.attack.name for spec in load_plan("full").models if spec.attack is not None}
+    assert used >= set(Registry(GROUP).names())
 
 
 def test_one_twin_serves_every_plant_of_a_recipe(tmp_path):
