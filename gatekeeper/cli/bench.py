@@ -97,7 +97,10 @@ def rectify(baselines: str, **typed: Any) -> None:
     "--oracle", "specs", multiple=True, default=("regions",), show_default=True, metavar="SPEC"
 )
 def oracle(specs: tuple[str, ...], **typed: Any) -> None:
-    """Say what an oracle finds and misses on clean and on triggered images; repeat --oracle."""
+    """Say what an oracle finds and misses on clean and on triggered images; repeat --oracle.
+
+    Beside the SPECs of a scan, `influencer`: a poisoned segmenter and a clean one, trained here.
+    """
     _run("oracle", "", typed, specs)
 
 
