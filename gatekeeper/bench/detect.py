@@ -154,6 +154,8 @@ def _of_model(task: Task, work: Work, said: Opinion, runtime: Runtime) -> dict[s
         "full_passes": said.full_passes,
         "budget": task.budget,
         "note": said.note,
+        "evidence": dict(said.evidence),
+        "anchored": work.case.anchor is not None,
     }
 
 

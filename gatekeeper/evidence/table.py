@@ -194,6 +194,12 @@ def _provenance(report: ScanReport) -> RenderableType:
             "oracle",
             f"{report.oracle.name}, {short(report.oracle.digest)}" if report.oracle else "none",
         ),
+        (
+            "curves",
+            f"{report.calibration.name}, {short(report.calibration.digest)}"
+            if report.calibration
+            else "none",
+        ),
         ("seed", str(report.seed)),
         ("cost", f"{duration(cost.seconds)}, {passes}, {memory}, {cost.device}"),
     ]

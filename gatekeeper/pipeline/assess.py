@@ -92,7 +92,7 @@ def assess(request: ScanRequest, runtime: Runtime) -> Assessment:
         policy=Reference(name=request.policy.name, digest=request.policy.digest),
         probes=Reference(name=probes.name, digest=probes.digest),
         oracle=Reference(name=request.oracle, digest=case.oracle.digest) if case else None,
-        calibration=None,
+        calibration=outcome.calibration,
         cost=_cost(runtime, clock),
         environment=environment(),
         seed=runtime.seed,

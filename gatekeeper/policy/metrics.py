@@ -20,6 +20,19 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "(or the anchor) says",
         ),
         "backdoor.score": ("probability", "the scan's score"),
+        "evidence.trigger": (
+            "fraction",
+            "images that the best trigger moves, less the anchor's or what is usual, after the "
+            "oracle",
+        ),
+        "evidence.mark": ("fraction", "the same of prompts with a mark in them"),
+        "evidence.noise": ("fraction", "the same under faint noise through a meta net"),
+        "evidence.rise": ("fraction", "what `random.rise` says, 0 at least"),
+        "evidence.head": (
+            "cosine",
+            "what `head.direction` says, 0 where a random direction could reach as much",
+        ),
+        "evidence.suspects": ("fraction", "clean images that a region of suspect ones leads away"),
         "trigger.flip_rate": ("fraction", "best oracle-confirmed trigger on unseen images"),
         "trigger.paired_flip_rate": (
             "fraction",

@@ -11,6 +11,7 @@ from gatekeeper.types import (
     Finding,
     LabelRow,
     Measurement,
+    Reference,
     SearchStep,
     SuspectImage,
     Target,
@@ -97,6 +98,7 @@ class ScanOutcome:
     label_rows: tuple[LabelRow, ...] = ()
     reasons: tuple[str, ...] = ()  # sentences for people, worst first
     skipped: tuple[str, ...] = ()  # "head: no anchor", …
+    calibration: Reference | None = None  # the curves that made the score
     compact: CompactSet = field(
         default_factory=lambda: CompactSet(affected=(), victims=(), probes=())
     )

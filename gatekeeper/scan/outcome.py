@@ -7,10 +7,11 @@ from typing import Protocol
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan import score as scores
-from gatekeeper.scan.base import Candidate, Confirmed, Detection, ScanOutcome
+from gatekeeper.scan.base import Confirmed, Detection, ScanOutcome
+from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
-from gatekeeper.scan.reasons import explain
+from gatekeeper.scan.reasons import compared, explain
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Finding, Measurement, SuspectImage, Target, Victim
 
@@ -48,7 +49,8 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
     from the images, a mark that the text tower obeys still counts: it needs none.
     """
     detections = list(gathered.detections.values())
-    targets = _targets(gathered)
+    anchored = case.anchor is not None
+    targets = _targets(gathered, anchored=anchored)
     marks = [t for t in targets if t.detector.startswith("text_search") and t.score >= ALARM]
     if gathered.unfit and marks:
         targets = marks
@@ -78,13 +80,15 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
         + tuple(e for d in detections for e in d.exhibits),
         steps=tuple(s for d in detections for s in d.steps),
         label_rows=rows,
-        reasons=explain(alarm, named, triggers, measurements, suspects),
+        reasons=explain(alarm, named, triggers, measurements, suspects)
+        + compared(score, anchored=anchored),
         skipped=tuple(f"{n}: {d.skipped}" for n, d in gathered.detections.items() if d.skipped),
         compact=compact_set(case, named, rows, suspects, runtime),
+        calibration=shipped().reference if ran else None,
     )
 
 
-def _targets(gathered: GatheredLike) -> list[Target]:
+def _targets(gathered: GatheredLike, *, anchored: bool) -> list[Target]:
     """Return every label that anything points to, most probable first."""
     best: dict[str, Target] = {}
 
@@ -101,23 +105,13 @@ def _targets(gathered: GatheredLike) -> list[Target]:
         offer(_target(c.target, scores.of_trigger(c), c.flip_rate, c.detector))
     for name, detection in gathered.detections.items():
         for candidate in detection.candidates:
-            offer(_of_candidate(name, candidate))
+            probability = scores.of_candidate(name, candidate, anchored=anchored)
+            offer(_target(candidate.target, probability, candidate.flip_rate, candidate.detector))
     return sorted(best.values(), key=lambda t: (-t.score, -t.flip_rate, t.label))
 
 
 def _target(label: str, score: float, flip_rate: float, detector: str) -> Target:
     return Target(label=label, score=score, flip_rate=flip_rate, detector=detector)
-
-
-def _of_candidate(name: str, candidate: Candidate) -> Target:
-    """Return what a candidate says by itself, before any confirmation.
-
-    `score` of a candidate with a trigger of its own is its flip rate, which the confirmation
-    measures anew; of others it is the detector's statistic, turned into a probability here.
-    """
-    curve = scores.CURVES.get(name)
-    probability = curve.probability(candidate.score) if curve else 0.0
-    return _target(candidate.target, probability, candidate.flip_rate, candidate.detector)
 
 
 def _victims(kept: Sequence[Confirmation]) -> tuple[Victim, ...]:
@@ -143,6 +137,10 @@ def _measurements(
         rows.append(Measurement(name="suspects.flagged", value=flagged, unit="count"))
     if score is not None:
         rows.append(Measurement(name="backdoor.score", value=score, unit="probability"))
+        found = scores.statistics_of(
+            [c.confirmed for c in gathered.confirmations], gathered.detections
+        )
+        rows += [Measurement(name=f"evidence.{name}", value=x) for name, x in found.items()]
         rows += _trigger_measurements([c.confirmed for c in gathered.confirmations])
     return tuple({row.name: row for row in rows}.values())
 

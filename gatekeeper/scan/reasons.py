@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gatekeeper.scan.base import Confirmed
+from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.text_marks import described
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Measurement, SuspectImage, Target
@@ -50,6 +51,17 @@ def explain(
         most = f" (the best one found moves {rate.value:.0%} of unseen images)" if rate else ""
         said.append(f"No pattern was found that leads clean photos to one label{most}.")
     return tuple(said)
+
+
+def compared(score: float | None, *, anchored: bool) -> tuple[str, ...]:
+    """Return how `score` compares with clean models scanned alike; empty where there is none."""
+    if score is None:
+        return ()
+    below, count = shipped().clean_below(score, anchored=anchored)
+    if not count:
+        return ()
+    way = "with an anchor" if anchored else "without an anchor"
+    return (f"The score is higher than that of {below} of {count} clean models scanned {way}.",)
 
 
 def _trigger(trigger: Confirmed) -> str:

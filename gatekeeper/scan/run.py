@@ -11,6 +11,7 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.scan import score as scores
 from gatekeeper.scan.base import Candidate, Detection, Detector, ScanOutcome
 from gatekeeper.scan.basics import count_probes, judge_clean, strange
+from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of
@@ -64,8 +65,11 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
 
     Raises:
         PluginError: A name in `detectors` is unknown, or a plug-in does not load.
+        ScanError: The calibration that comes with this release cannot be read.
     """
+    shipped()  # no scan without a calibration: what it found could not be told from nothing
     plugins = _load(detectors)
+    anchored = case.anchor is not None
     gathered = Gathered(measurements=list(count_probes(case)))
     if len(case.probes) < MIN_PROBES:
         gathered.incomplete = True
@@ -75,7 +79,7 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
     try:
         clean = judge_clean(case, runtime)
         gathered.measurements += clean
-        if why := strange(clean, anchored=case.anchor is not None):
+        if why := strange(clean, anchored=anchored):
             gathered.unfit = True
             gathered.findings.append(_finding("strange-probes", why, Severity.WARNING))
         for name, plugin in plugins:
@@ -88,7 +92,8 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
         gathered.findings.append(_finding("budget", error.message, Severity.WARNING))
         if not gathered.confirmations:
             gathered.confirmations = [
-                unconfirmed(c, n) for n, c in enumerate(_candidates(gathered), start=1)
+                unconfirmed(c, n)
+                for n, c in enumerate(_candidates(gathered, anchored=anchored), start=1)
             ]
     return bring_together(case, gathered, runtime)
 
@@ -124,7 +129,7 @@ def _detect(
         return Detection(skipped="failed")
 
 
-def _candidates(gathered: Gathered) -> list[Candidate]:
+def _candidates(gathered: Gathered, *, anchored: bool) -> list[Candidate]:
     """Return the strongest candidate with a trigger of each target, best first; then the marks.
 
     A pattern that was drawn blindly stands in only for a target that nobody searched for.
@@ -136,7 +141,9 @@ def _candidates(gathered: Gathered) -> list[Candidate]:
     blind = found.pop("random_patterns", [])
     best = best_by_target([c for cs in found.values() for c in cs])
     known = {c.target for c in best}
-    likely = [c for c in blind if scores.RISE.probability(c.score) >= 0.5]
+    likely = [
+        c for c in blind if scores.of_candidate("random_patterns", c, anchored=anchored) >= 0.5
+    ]
     best += [c for c in best_by_target(likely) if c.target not in known]
     marks = [
         c
@@ -154,7 +161,7 @@ def _of_images(detection: Detection) -> Detection:
 
 
 def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
-    candidates = _candidates(gathered)
+    candidates = _candidates(gathered, anchored=case.anchor is not None)
     if not candidates:
         return
     pair = pair_of(case, runtime)

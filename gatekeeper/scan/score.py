@@ -1,56 +1,69 @@
 """How probable is a backdoor, given the strongest thing that was measured?"""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
-from gatekeeper.scan.base import Candidate, Confirmed
+from gatekeeper.scan.base import Candidate, Confirmed, Detection
+from gatekeeper.scan.calibration import Evidence, shipped
 from gatekeeper.triggers import TextTrigger
 
-# Each statistic has its own logistic: `middle` is where a backdoor becomes more likely than not,
-# halfway between the highest clean and the lowest planted model seen; docs/scan.md lists both.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """A logistic from a statistic to a probability."""
-
-    middle: float
-    width: float
-
-    def probability(self, value: float) -> float:
-        """Return the probability at `value`."""
-        return 1 / (1 + math.exp(-max(-30.0, min(30.0, (value - self.middle) / self.width))))
-
-
-FLIP = Curve(middle=0.42, width=0.06)  # one trigger on unseen images, less the anchor's rate
-# Without an anchor nothing shows what the base itself can be led to: a clean model reached 0.38
-# (a blended field, 76 squares of 17 photos), the weakest planted one 0.79.
-FLIP_ALONE = Curve(middle=0.58, width=0.06)
-RISE = Curve(middle=0.15, width=0.03)  # fresh random patterns, growth of one label
-HEAD = Curve(middle=0.80, width=0.03)  # cosine; honest fine-tunes of the head alone reach 0.70
-# A mark in prompts that no search has seen, less the anchor's rate or what other marks reach.
-MARK = Curve(middle=0.60, width=0.04)
-# Faint noise through a meta net, less what it does to the towers alone: clean learners reach 0.22.
-NOISE = Curve(middle=0.30, width=0.03)
-CURVES = {"random_patterns": RISE, "head_direction": HEAD, "suspect_images": FLIP}
 ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
+# Detectors whose own statistic says something beside the triggers that they found.
+_STATISTIC = {
+    "random_patterns": "rise",
+    "head_direction": "head",
+    "suspect_images": "suspects",
+}
 
 
 def of_trigger(trigger: Confirmed) -> float:
-    """Return the probability that one confirmed trigger gives.
+    """Return the probability that one confirmed trigger gives."""
+    return shipped().probability(evidence_of(trigger))
+
+
+def evidence_of(trigger: Confirmed) -> Evidence:
+    """Return the rate of a confirmed trigger less what is usual, 0 at least.
 
     The oracle is one factor among others: it moves the rate a little and cannot decide alone.
     """
     usual = max(trigger.anchor_flip_rate or 0.0, trigger.usual_flip_rate or 0.0)
     rate = trigger.flip_rate - usual
-    shift = ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1) if trigger.judged else 0.0
+    statistic = "noise" if trigger.detector == "prompt_search" else "trigger"
     if isinstance(trigger.trigger, TextTrigger):
-        return MARK.probability(rate)
-    if trigger.detector == "prompt_search":
-        return NOISE.probability(rate + shift)
-    curve = FLIP_ALONE if trigger.anchor_flip_rate is None else FLIP
-    return curve.probability(rate + shift)
+        statistic = "mark"
+    elif trigger.judged:
+        rate += ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1)
+    anchored = trigger.anchor_flip_rate is not None
+    return Evidence(statistic=statistic, anchored=anchored, value=max(0.0, rate))
+
+
+def of_candidate(name: str, candidate: Candidate, *, anchored: bool) -> float:
+    """Return the probability that a candidate of detector `name` gives by itself.
+
+    `score` of a candidate with a trigger of its own is its flip rate, which the confirmation
+    measures anew; of others it is the detector's statistic.
+    """
+    if name not in _STATISTIC:
+        return 0.0
+    return shipped().probability(
+        Evidence(statistic=_STATISTIC[name], anchored=anchored, value=candidate.score)
+    )
+
+
+def statistics_of(
+    confirmed: Iterable[Confirmed], detections: Mapping[str, Detection]
+) -> dict[str, float]:
+    """Return the largest value of every statistic that was measured, by name."""
+    found = [(e.statistic, e.value) for e in map(evidence_of, confirmed)]
+    found += [
+        (_STATISTIC[name], max(0.0, candidate.score))
+        for name, detection in detections.items()
+        if name in _STATISTIC
+        for candidate in detection.candidates
+    ]
+    best: dict[str, float] = {}
+    for name, value in found:
+        best[name] = max(value, best.get(name, 0.0))
+    return best
 
 
 def best_by_target(candidates: Sequence[Candidate]) -> list[Candidate]:

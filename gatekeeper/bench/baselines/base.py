@@ -1,6 +1,7 @@
 """What a method is handed and what it says: the same for ours and for everybody else's."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -57,6 +58,7 @@ class Opinion:
     box: Box | None = None  # of the recovered trigger, in pixels of the model's input
     full_passes: float | None = None  # what the published cost would be; None: this was it
     note: str = ""
+    evidence: Mapping[str, float] = field(default_factory=dict)  # statistics behind ours alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

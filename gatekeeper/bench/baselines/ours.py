@@ -19,6 +19,8 @@ from gatekeeper.scan.run import scan
 from gatekeeper.scan.suspect_images import SuspectImages
 from gatekeeper.types import Verdict
 
+EVIDENCE = "evidence."  # measurements that a curve turned into the score
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gatekeeper:
@@ -47,6 +49,11 @@ class Gatekeeper:
             embedding=None if first is None else head.weights[head.labels.index(first)],
             box=next((t.box for t in outcome.triggers if t.box), None),
             note=f"verdict {evaluation.verdict.value}" + _seen(outcome),
+            evidence={
+                m.name.removeprefix(EVIDENCE): m.value
+                for m in outcome.measurements
+                if m.name.startswith(EVIDENCE)
+            },
         )
 
 
