@@ -13,6 +13,7 @@ from gatekeeper.scan.base import Candidate, Detection, Detector, ScanOutcome
 from gatekeeper.scan.basics import count_probes, judge_clean, strange
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
+from gatekeeper.scan.naming import outside_names, renamed
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of
 from gatekeeper.scan.score import best_by_target
@@ -87,6 +88,7 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
             gathered.detections[name] = found
             gathered.unfit |= any(f.id == WEAK for f in found.findings)
         _confirm_all(case, gathered, runtime)
+        _name_all(case, gathered, runtime)
     except BudgetExhaustedError as error:
         gathered.incomplete = True
         gathered.findings.append(_finding("budget", error.message, Severity.WARNING))
@@ -182,6 +184,23 @@ def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
             gathered.findings.append(_finding("oracle", str(error), Severity.CRITICAL))
             judged = unconfirmed(candidate, number)
         gathered.confirmations.append(judged)
+
+
+def _name_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
+    """Give alarming targets that are none of the labels the nearest name there is."""
+    named = outside_names(case, gathered.confirmations, gathered.detections, runtime)
+    gathered.findings += [finding for _, finding in named.values()]
+    names = {target: name for target, (name, _) in named.items()}
+    gathered.confirmations = [renamed(c, names) for c in gathered.confirmations]
+    gathered.detections = {
+        detector: replace(
+            found,
+            candidates=tuple(
+                replace(c, target=names.get(c.target, c.target)) for c in found.candidates
+            ),
+        )
+        for detector, found in gathered.detections.items()
+    }
 
 
 def _finding(name: str, message: str, severity: Severity) -> Finding:

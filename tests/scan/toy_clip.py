@@ -5,7 +5,7 @@ one label's own text embedding wherever a matched filter sees its pattern.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import nn
 from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.clip.preprocess import Preprocess
+from gatekeeper.oracle.cache import OracleCache
 from gatekeeper.probes.probe_set import Probe, ProbeSet
 
 torch.set_num_threads(1)  # tiny tensors: more threads only cost
@@ -130,6 +131,7 @@ class FakeOracle:
 
     independent: bool = True
     asked: int = 0
+    cache: OracleCache = field(default_factory=OracleCache)
 
     def changed(self, clean, triggered, runtime):
         self.asked += 1
