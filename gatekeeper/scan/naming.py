@@ -23,6 +23,7 @@ ALARM = 0.5  # probability from which a target is worth a name
 OUTSIDE = "outside-labels"  # finding: the target is none of the labels
 TOLD = 3  # nearest words that the finding tells
 IMAGES = 16  # whose embeddings are compared with and without the trigger
+SURE = 0.75  # cosine from which a decoy is name enough; the true word measured 0.87 to 0.94
 MARGIN = 0.15  # cosine by which another word must lie nearer than a label of the user's
 
 
@@ -93,7 +94,8 @@ class _Namer:
             return None
         near = label_directions(self.pair) @ unit  # [C]
         decoy = words.index(target) >= self.pair.own
-        if not decoy and float(near.max()) < float(near[words.index(target)]) + MARGIN:
+        own = float(near[words.index(target)])
+        if own >= SURE or (not decoy and float(near.max()) < own + MARGIN):
             return None
         words, directions = self._vocabulary()
         near = directions @ unit
