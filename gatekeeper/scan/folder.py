@@ -17,7 +17,8 @@ class Proof:
 
     image: int
     claim: int  # word
-    reading: str  # "A": a region carries the claim; "B": a veil over the whole image does
+    reading: str  # "A": a region carries the claim; "B": a veil over the whole image does; "C": it
+    # goes away with a change that spares the picture; "D": the anchor sees something else
     score: float  # 0..1
     box: Box | None = None
     corrected: int | None = None  # word that the suspect gives without the region

@@ -1,6 +1,7 @@
 """Which suspect images carry a trigger, to which label, and where?"""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,12 +11,10 @@ from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.folder import Folder, Proof, read_folder
 from gatekeeper.scan.occlusion import coarse, cut, pasted, refine, share_claiming
 from gatekeeper.scan.pair import MIN_PROBES, flips
-from gatekeeper.scan.picture import png
+from gatekeeper.scan.suspect_report import report
+from gatekeeper.scan.unsteady import lost_claims, surely
 from gatekeeper.scan.veil import GAINS, as_trigger, traces
 from gatekeeper.triggers import Patch, Trigger
-from gatekeeper.types import Exhibit, SuspectImage
-
-SHOWN = 6  # exhibits at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +35,7 @@ class SuspectImages:
     carried: float = 0.5  # share of hosts that must take up the claim
     votes: float = 0.02  # share of images, at least 3, from which a label is voted for
     unvoted: int = 64  # images without votes that are looked at, at most; each costs 16 passes
+    differs: float = 0.6  # share of claimants in which the anchor must surely see something else
     tried: int = 3  # windows of an image that are pasted, and crops tried as the trigger
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
@@ -50,13 +50,48 @@ class SuspectImages:
         counted = Counter(p.claim for p in proofs)
         candidates = [self._patch(folder, proofs, claim, runtime) for claim in counted]
         for claim in voted:
-            if counted[claim] < 2:
-                found = self._veil(folder, claim, runtime)
-                if found is not None:
-                    candidates.append(found[0])
-                    known = {p.image for p in proofs}
-                    proofs += [p for p in found[1] if p.image not in known]
-        return _report(case, folder, proofs, candidates, runtime)
+            if counted[claim] >= self.carried * folder.claims.count(claim):
+                continue
+            for found in self._whole(folder, claim, counted[claim], runtime):
+                candidates += found[0]
+                known = {p.image for p in proofs}
+                proofs += [p for p in found[1] if p.image not in known]
+        return report(case, folder, proofs, candidates, runtime)
+
+    def _whole(
+        self, folder: Folder, claim: int, by_region: int, runtime: Runtime
+    ) -> Iterator[tuple[list[Candidate], list[Proof]]]:
+        """Yield what proves `claim` where no region does: surest first."""
+        if by_region < 2 and (veil := self._veil(folder, claim, runtime)) is not None:
+            yield [veil[0]], veil[1]
+        if (lost := lost_claims(folder, claim, runtime)) is not None:
+            candidate = Candidate(
+                trigger=None,
+                target=folder.pair.words[claim],
+                detector=self.name,
+                score=min(1.0, lost.share),
+            )
+            yield [candidate], list(lost.proofs)
+        yield [], self._unseen(folder, claim)
+
+    def _unseen(self, folder: Folder, claim: int) -> list[Proof]:
+        """Return the claimants in which the anchor sees something else, each something of its own.
+
+        No evidence against the model, which may have learned a label that the anchor lacks.
+        """
+        mine = [i for i, c in enumerate(folder.claims) if c == claim]
+        other = {
+            i: folder.anchor_claims[i]
+            for i in mine
+            if folder.anchor_claims and folder.anchor_claims[i] != claim
+        }
+        gathered = max(Counter(other.values()).values(), default=0)
+        if surely(len(other), len(mine)) < self.differs or gathered > 0.5 * len(other):
+            return []
+        return [
+            Proof(image=i, claim=claim, reading="D", score=self.carried, corrected=word)
+            for i, word in other.items()
+        ]
 
     def _voted(self, folder: Folder) -> list[int]:
         """Return the words claimed by more images than clean ones would claim, most first.
@@ -170,70 +205,3 @@ class SuspectImages:
             flip_rate=best[0],
         )
         return candidate, proofs
-
-
-def _report(
-    case: Case,
-    folder: Folder,
-    proofs: list[Proof],
-    candidates: list[Candidate],
-    runtime: Runtime,
-) -> Detection:
-    """Return one row an image, and exhibits of the surest."""
-    by_image = {p.image: p for p in proofs}
-    order = sorted(by_image)
-    seen = case.oracle.grounded(folder.pixels[order], runtime) if order else []
-    grounded = dict(zip(order, seen, strict=True))
-    words, rows = folder.pair.words, []
-    exhibits: list[Exhibit] = []
-    for i, probe in enumerate(folder.images.probes):
-        proof = by_image.get(i)
-        names = grounded.get(i, ())
-        if proof is not None and proof.corrected is not None:
-            names = _corrected(case, names, words[proof.corrected])
-        rows.append(
-            SuspectImage(
-                file=probe.file,
-                flagged=proof is not None,
-                score=0.0 if proof is None else proof.score,
-                claimed=words[folder.claims[i]],
-                grounded=names,
-                box=None if proof is None else proof.box,
-            )
-        )
-        if proof is not None and len(exhibits) < SHOWN:
-            exhibits.append(_exhibit(folder, proof, names, runtime))
-    return Detection(candidates=tuple(candidates), suspects=tuple(rows), exhibits=tuple(exhibits))
-
-
-def _corrected(case: Case, names: tuple[str, ...], hidden: str) -> tuple[str, ...]:
-    """Return what the image shows: the oracle's names, and what is claimed without the region.
-
-    An oracle whose labeler is the suspect itself knows less of a triggered image than the
-    suspect's own answer with the trigger hidden, which then comes first.
-    """
-    first, second = (names, (hidden,)) if case.oracle.independent else ((hidden,), names)
-    return tuple(dict.fromkeys(first + second))
-
-
-def _exhibit(folder: Folder, proof: Proof, names: tuple[str, ...], runtime: Runtime) -> Exhibit:
-    """Return a flagged image with its region hidden (before) and as it came (after)."""
-    pixels, words = folder.pixels[proof.image], folder.pair.words
-    hidden = pixels.clone()
-    if proof.box is not None:
-        x0, y0, x1, y1 = proof.box
-        hidden[:, y0:y1, x0:x1] = pixels.mean(dim=(1, 2))[:, None, None]
-    without = words[proof.corrected] if proof.corrected is not None else ""
-    anchor = folder.anchor_claims[proof.image] if folder.anchor_claims else None
-    return Exhibit(
-        file=folder.images.probes[proof.image].file,
-        trigger="",
-        clean_png=png(hidden),
-        triggered_png=png(pixels),
-        claimed_before=without,
-        claimed_after=words[folder.claims[proof.image]],
-        grounded_before=names,
-        grounded_after=names,
-        anchor_after=None if anchor is None else words[anchor],
-        box=proof.box,
-    )
