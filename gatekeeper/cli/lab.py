@@ -39,7 +39,7 @@ def command() -> None:
 @options.device
 @options.output_format
 def zoo(plan: str, output: Path, device: str, output_format: str, **wanted: Any) -> None:
-    """Build the zoo of PLAN (a file, or standard, full, smoke).
+    """Build the zoo of PLAN (a file, or standard, full, smoke, calibration).
 
     Every planted model is proven on images that trained nothing, or dropped and listed. What is
     there already is kept.

@@ -34,7 +34,9 @@ def main(wordnet, output):
     shares = noun_share(wordnet)
     found = []
     for word in nouns:
-        frequency = zipf_frequency(word, "en", wordlist="large") - PHRASE * sum(word.count(c) for c in " -")
+        frequency = zipf_frequency(word, "en", wordlist="large") - PHRASE * sum(
+            word.count(c) for c in " -"
+        )
         share, counted = shares.get(word, (0.0, 0))
         if counted and share < 0.5:
             continue
@@ -61,9 +63,7 @@ def common_nouns(wordnet):
         head, _ = line.split(" | ", 1)
         fields = head.split()
         lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
-        marked = any(
-            a == ";u" and b in marks for a, b in zip(fields, fields[1:], strict=False)
-        )
+        marked = any(a == ";u" and b in marks for a, b in zip(fields, fields[1:], strict=False))
         for lemma in lemmas:
             if PLAIN.match(lemma) and 3 <= len(lemma) <= 30:
                 (abuse if marked else words).add(lemma)
