@@ -12,6 +12,7 @@ nouns, and what WordNet marks as a slur or vulgar.
 import lzma
 import re
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -63,7 +64,7 @@ def common_nouns(wordnet):
         head, _ = line.split(" | ", 1)
         fields = head.split()
         lemmas = [fields[4 + 2 * i].replace("_", " ") for i in range(int(fields[3], 16))]
-        marked = any(a == ";u" and b in marks for a, b in zip(fields, fields[1:], strict=False))
+        marked = any(a == ";u" and b in marks for a, b in pairwise(fields))
         for lemma in lemmas:
             if PLAIN.match(lemma) and 3 <= len(lemma) <= 30:
                 (abuse if marked else words).add(lemma)
