@@ -21,7 +21,7 @@ from gatekeeper.scan.pace import PATIENCE
 
 SMALL, PLACED, WIDE = 24 / 224, 28 / 224, 56 / 224  # sides of patches, shares of the image's
 
-NEAR, FAR = 0.12, 0.25  # offsets of a warp, shares of half the image's side
+NEAR, FAR = 0.12, 0.4  # offsets of a warp, shares of half the image's side
 TRIES = 8  # of families with few parameters, each of which moves every pixel
 
 

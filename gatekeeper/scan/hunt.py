@@ -32,6 +32,7 @@ class Effort:
 
     steps: int = 48
     brief: int = 24  # steps for what else there may be once a trigger was found
+    long: int = 96  # steps towards a word that something else points to
     batch: int = 4  # images a step; each costs three passes
     promising: float = 0.15  # paired flip rate from which a group is taken to pieces
     followed: float = 0.8  # growth from which the word that leads is searched on for by name
@@ -103,7 +104,7 @@ class Hunt:
         fresh = self._start(group, aim, name)
         known = [resumed(arm, hint.trigger) for arm in group.arms]
         frees = [f if k is None else k for f, k in zip(fresh, known, strict=True)]
-        moved = self._moved(group, aim, name, frees)
+        moved = self._moved(group, aim, name, frees, steps=self.effort.long)
         return None if moved is None else self._result(moved, aim)
 
     def _result(self, moved: Moved, aim: Aim) -> Result:
@@ -172,8 +173,9 @@ class Hunt:
         the pieces'.
         """
         effort, models = self.effort, 2 if self._anchored() else 1
+        steps = steps or effort.steps
         judging = 8 * models * len(self.ground.judges.pixels)
-        cost = 3 * (2 if aim.paired else 1) * effort.batch * effort.steps + judging
+        cost = 3 * (2 if aim.paired else 1) * effort.batch * steps + judging
         if self.runtime.meter.image_passes + cost > self.limit:
             return None
         return optimise(
@@ -182,7 +184,7 @@ class Hunt:
             self._start(group, aim, name) if frees is None else frees,
             aim,
             self.runtime,
-            steps=steps or effort.steps,
+            steps=steps,
             batch=effort.batch,
             name=name,
         )
