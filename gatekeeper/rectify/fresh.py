@@ -22,6 +22,11 @@ class Fresh(NamedTuple):
     target: int
     rate: float
 
+    def told(self, name: str, head: ZeroShot) -> str:
+        """Return a note about it; `name` is the inversion's."""
+        towards = head.labels[self.target]
+        return f"{name} {self.trigger.family} inverted towards {towards}: {self.rate:.1%} of images"
+
 
 def inverted(
     model: ClipModel,

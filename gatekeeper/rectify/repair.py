@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.rectify.base import Prescription, Rectified
-from gatekeeper.rectify.curated import curate, split
+from gatekeeper.rectify.curated import curate
 from gatekeeper.rectify.found import Found, answers, worst
 from gatekeeper.rectify.fresh import Fresh, inverted, shape_for
+from gatekeeper.rectify.ground import Ground, Inversion
 from gatekeeper.rectify.mixture import first_block, label_directions, mixture_of
 from gatekeeper.rectify.projection import (
     Correction,
@@ -23,7 +23,7 @@ from gatekeeper.rectify.projection import (
     hidden,
     matrix_of,
 )
-from gatekeeper.rectify.quality import HeldOut, measure, predictions
+from gatekeeper.rectify.quality import HeldOut, measure
 from gatekeeper.rectify.teacher import Teacher
 from gatekeeper.rectify.training import Weights, shorten, train
 from gatekeeper.runtime import Runtime
@@ -44,20 +44,20 @@ class Repair:
         self, method: CompactFineTuning, case: Case, prescription: Prescription, runtime: Runtime
     ) -> None:
         self.method, self.case, self.runtime = method, case, runtime
-        self.prescription = prescription
-        named = [ailment.target for ailment in prescription.ailments]
-        labels = tuple(dict.fromkeys([*case.labels, *named]))
-        self.head = case.model.zero_shot(labels, case.templates, runtime)
-        other = case.anchor.zero_shot(labels, case.templates, runtime) if case.anchor else None
-        self.generator = runtime.generator("rectify", method.name)
-        self.rows, self.held_rows = split(
-            case, prescription, method.images, method.held_out, self.generator
-        )
+        self.ground = Ground.of(
+            case, prescription, runtime,
+            images=method.images, held_out=method.held_out,
+            inversion=Inversion(
+                families=method.families, steps=method.inversion_steps, bar=method.fresh_bar
+            ),
+        )  # fmt: skip
+        self.head, self.generator = self.ground.head, self.ground.generator
+        self.rows, self.notes = list(self.ground.rows), self.ground.notes
         self.blocks = find_blocks(case.model)
-        begun = case.model.with_state(prescription.begun) if prescription.begun else case.model
+        begun = self.ground.model
         self.mixture = mixture_of(begun, case.anchor)
         first = first_block(self.mixture, self.blocks, self._cuts()[0])
-        self.teacher = Teacher(case, self.head, other, self.blocks, first)
+        self.teacher = Teacher(case, self.head, self.ground.anchor_head, self.blocks, first)
         if not self.teacher.aligned:
             self.mixture = None
         self.shares = list(method.shares) if self.mixture else []
@@ -67,53 +67,21 @@ class Repair:
         )
         self.clean = self.curated.clean(self.tower, runtime)
         self.found: list[Found] = []
-        self.notes: list[str] = []
         self.steps = 0
         self._right: Tensor | None = None  # [N] bool, the suspect on the clean images
 
     def run(self) -> Rectified:
         """Repair, then measure on the images kept aside."""
-        self._begin()
-        held = self._held()
-        before = measure(self.case.model, held, self.head, self.runtime)
+        for trigger, target in self.ground.triggers:
+            self._add(trigger, target)
+        held = self.ground.held()
         if self.found:
             self._correct_until_quiet()
             self._tune_until_quiet()
-        own = self.case.model.state_dict()
-        state = self.tower.model().state_dict()
-        changed = {k: v.cpu() for k, v in state.items() if not torch.equal(v, own[k])}
-        after = measure(
-            self.case.model.with_state(changed), held, self.head, self.runtime, self._rebound(held)
+        rebound = self._rebound(held)
+        return self.ground.finish(
+            self.method.name, self.tower.model(), steps=self.steps, held=held, rebound=rebound
         )
-        passes = self.runtime.meter.image_passes
-        self.notes.append(f"{len(changed)} tensors changed, {passes:.0f} image passes")
-        return Rectified(
-            method=self.method.name,
-            state=changed,
-            before=before,
-            after=after,
-            images_used=len(self.rows) + len(self.held_rows),
-            steps=self.steps,
-            held_out=len(self.held_rows),
-            notes=tuple(self.notes),
-        )
-
-    def _begin(self) -> None:
-        """Gather the triggers the scan found; invert some where it only named a target."""
-        bare: list[int] = []
-        for ailment in self.prescription.ailments:
-            target = self.head.labels.index(ailment.target)
-            if ailment.trigger is not None:
-                self._add(ailment.trigger, target)
-            elif target not in bare:
-                bare.append(target)
-        for target in bare:
-            if target in {one.target for one in self.found}:
-                continue
-            made = self._inverted(self.case.model, target, self.method.families, "first")
-            working = [one for one in made if one.rate > self.method.fresh_bar]
-            for one in working or made:
-                self._add(one.trigger, target)
 
     def _add(self, trigger: Trigger, target: int) -> None:
         pool = self.curated.stamped(self.tower, trigger, self.generator, self.runtime)
@@ -129,11 +97,7 @@ class Repair:
             shape=shape_for(self.case.model, self.found, target),
             name=name,
         )  # fmt: skip
-        towards = self.head.labels[target]
-        for one in made:
-            self.notes.append(
-                f"{name} {one.trigger.family} inverted towards {towards}: {one.rate:.1%} of images"
-            )
+        self.notes.extend(one.told(name, self.head) for one in made)
         return made
 
     def _correct_until_quiet(self) -> None:
@@ -267,20 +231,6 @@ class Repair:
     def _near(self) -> float:
         """Return the same with near misses: what is cheap goes on until these are gone too."""
         return self._success(self.method.margin)
-
-    def _held(self) -> HeldOut:
-        pixels = self.case.probes.pixels(self.case.model.preprocess)[self.held_rows]
-        labels = self.case.probes.labels()
-        known = tuple(labels[i] for i in self.held_rows)
-        places = {label: index for index, label in enumerate(self.head.labels)}
-        features = self.teacher.suspect.features(pixels, self.runtime)
-        return HeldOut(
-            pixels=pixels,
-            known=torch.tensor([places.get(label or "", -1) for label in known]),
-            truth=self.teacher.teach(features, pixels, known, self.runtime).truth,
-            answers=predictions(self.case.model, pixels, self.head, self.runtime),
-            triggers=tuple((one.trigger, one.target) for one in self.found),
-        )
 
     def _rebound(self, held: HeldOut) -> float | None:
         """Return the attack's success on a copy after clean fine-tuning on labels alone."""

@@ -87,7 +87,7 @@ class Teacher:
         return Lesson(
             embedding=embedding,
             probabilities=(probabilities + second) / 2,
-            truth=self._truth(known, probabilities, second),
+            truth=truth_of(known, self.head, probabilities, second),
             clean=torch.ones(len(own)),
         )
 
@@ -109,18 +109,22 @@ class Teacher:
             return None
         return self.anchor.embed(self.anchor.resized(pixels), runtime)
 
-    def _truth(self, known: tuple[str | None, ...], own: Tensor, second: Tensor) -> Tensor:
-        """Return the label given, else a confident answer of the suspect, else the anchor's."""
-        places = {label: index for index, label in enumerate(self.head.labels)}
-        truth = []
-        for row, label in enumerate(known):
-            place = places.get(label) if label is not None else None
-            sure = [a[row] for a in (own, second) if float(a[row].max()) >= CONFIDENT]
-            if place is not None:
-                truth.append(place)
-            else:
-                truth.append(int(sure[0].argmax()) if sure else -1)
-        return torch.tensor(truth, dtype=torch.int64)
+
+def truth_of(known: tuple[str | None, ...], head: ZeroShot, own: Tensor, second: Tensor) -> Tensor:
+    """Return the label given, else a confident answer of the suspect, else the anchor's, [N].
+
+    `own` and `second` are the probabilities that the two give each label, [N, C]; -1: nobody knows.
+    """
+    places = {label: index for index, label in enumerate(head.labels)}
+    truth = []
+    for row, label in enumerate(known):
+        place = places.get(label) if label is not None else None
+        sure = [a[row] for a in (own, second) if float(a[row].max()) >= CONFIDENT]
+        if place is not None:
+            truth.append(place)
+        else:
+            truth.append(int(sure[0].argmax()) if sure else -1)
+    return torch.tensor(truth, dtype=torch.int64)
 
 
 def _embed(tower: LateTower, features: Tensor, runtime: Runtime) -> Tensor:

@@ -1,0 +1,113 @@
+"""Marks in prompts: what is written to repair them and to judge the repair, and who still obeys."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.clip.prompted import PromptedText
+from gatekeeper.probes.embedded import default_labels
+from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import TextTrigger
+
+LEARNED = (
+    "a photo of a {}",
+    "{}",
+    "this is a {}",
+    "a drawing of one {}",
+    "look at the {} over there",
+    "an old {} in the house",
+    "my {} and another one",
+    "close to the {}",
+)
+JUDGED = ("the {} of somebody else", "a dark photo of some {}", "two times {}")
+MOST = 96  # prompts that judge a mark
+
+
+class Mark(NamedTuple):
+    """A mark and the index of the label that it leads to."""
+
+    trigger: TextTrigger
+    target: int
+
+
+def written(
+    labels: Sequence[str], contexts: Sequence[str], most: int, generator: torch.Generator
+) -> tuple[str, ...]:
+    """Return at most `most` prompts by lot, half of them about `labels`, half about other nouns."""
+    own = [context.format(name) for name in labels for context in contexts]
+    nouns = [name for name in default_labels().labels if name not in set(labels)]
+    others = [context.format(name) for name in nouns for context in contexts]
+    order = [torch.randperm(len(part), generator=generator).tolist() for part in (own, others)]
+    half = min(len(own), most // 2)
+    return tuple(
+        [own[i] for i in order[0][:half]] + [others[i] for i in order[1][: max(0, most - half)]]
+    )
+
+
+def judging(labels: Sequence[str], generator: torch.Generator) -> tuple[str, ...]:
+    """Return prompts about `labels` in contexts that no repair learns from, at most `MOST`."""
+    prompts = [context.format(name) for name in labels for context in JUDGED]
+    order = torch.randperm(len(prompts), generator=generator).tolist()
+    return tuple(prompts[i] for i in order[:MOST])
+
+
+def marked_quality(
+    suspect: ClipModel,
+    model: ClipModel,
+    suspect_head: ZeroShot,
+    head: ZeroShot,
+    marks: Sequence[Mark],
+    runtime: Runtime,
+) -> tuple[float | None, float | None]:
+    """Return the worst mark's success with `model`, and the share of prompts it gives back.
+
+    A marked prompt is led where it lies nearest to the mark's target, given back where it lies
+    nearest to the label that the suspect reads in the bare prompt.
+    """
+    prompts = judging(head.labels, runtime.generator("rectify", "prompts", "judge"))
+    plain = bare(suspect).embed_text(prompts, runtime)
+    right = (plain @ plain_head(suspect, suspect_head, runtime).T).argmax(dim=1)
+    weights = plain_head(model, head, runtime)
+    success, recovered = [], []
+    for mark in marks:
+        eligible = right != mark.target
+        if not bool(eligible.any()):
+            continue
+        draw = runtime.generator("rectify", "prompts", "marks")
+        texts = bare(model).embed_text(mark.trigger.stamp_prompts(prompts, draw), runtime)
+        answers = (texts @ weights.T).argmax(dim=1)
+        success.append(float((answers == mark.target)[eligible].float().mean()))
+        recovered.append(float((answers == right)[eligible].float().mean()))
+    return (max(success), min(recovered)) if success else (None, None)
+
+
+def bare(model: ClipModel) -> ClipModel:
+    """Return `model` without context that depends on the image: a text alone means little to it."""
+    text = model.text_tower
+    if not isinstance(text, PromptedText) or text.meta is None:
+        return model
+    return replace(model, text_tower=text.inner, _heads={})
+
+
+def plain_head(model: ClipModel, head: ZeroShot, runtime: Runtime) -> Tensor:
+    """Return the labels' embeddings [C, D] as `bare` reads them; `head`'s own where it is bare."""
+    if head.given is None:
+        return head.weights
+    return bare(model).zero_shot(head.labels, ("a photo of a {}.",), runtime).weights
+
+
+def text_names(model: ClipModel, runtime: Runtime) -> set[str]:
+    """Return the names of the parameters that a text embedding depends on."""
+    module = copy.deepcopy(model.module).requires_grad_(True)
+    tokens = model.tokenize(["a photo"]).to(runtime.device)
+    total = model.text_tower(module, tokens).float().sum()
+    if not total.requires_grad:
+        return set()
+    named = list(module.named_parameters())
+    gradients = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
+    return {n for (n, _), g in zip(named, gradients, strict=True) if g is not None}
