@@ -9,12 +9,12 @@ from torch import Tensor
 
 from gatekeeper.bench import metrics
 from gatekeeper.bench.baselines.base import Work
-from gatekeeper.bench.baselines.contrastive import contrast
 from gatekeeper.bench.subjects import Subject
 from gatekeeper.bench.truth import Judged, judged, triggers, victims
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.errors import IntakeError
 from gatekeeper.probes.load import load_probes
+from gatekeeper.rectify.contrastive import contrast
 from gatekeeper.runtime import Runtime
 
 STEPS = (5, 10, 20, 30, 50, 100, 200, 300)  # at which a return of the backdoor is looked for

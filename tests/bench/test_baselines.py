@@ -4,23 +4,24 @@ import pytest
 import torch
 
 from gatekeeper.bench.baselines import catalogue
-from gatekeeper.bench.baselines.activations import critical_units, layers_of, recorded
 from gatekeeper.bench.baselines.base import ModelDetector, Repairer, SampleDetector, robust_z
-from gatekeeper.bench.baselines.cleanclip import auto_augmented, edited, within
 from gatekeeper.bench.baselines.clip_inspector import ClipInspector
-from gatekeeper.bench.baselines.contrastive import contrast, pairs
 from gatekeeper.bench.baselines.decree import Decree, Pace, _mean_cosine
-from gatekeeper.bench.baselines.fine_tuning import FineTuning, cosine_rate
-from gatekeeper.bench.baselines.invertune import InverTune, ssim
-from gatekeeper.bench.baselines.masks import Clamped, Masked
+from gatekeeper.bench.baselines.masks import Masked
 from gatekeeper.bench.baselines.model_xray import barycentric
 from gatekeeper.bench.baselines.neural_cleanse import NeuralCleanse
-from gatekeeper.bench.baselines.par import PerturbAndRecover
+from gatekeeper.bench.baselines.rectifiers import FineTuning, InverTune, PerturbAndRecover
 from gatekeeper.bench.repair import bed, rebound, worth
 from gatekeeper.bench.subjects import read_zoo
 from gatekeeper.bench.task import Task, Terms, work_of
 from gatekeeper.clip.model import adapt_towers
 from gatekeeper.clip.preprocess import Preprocess
+from gatekeeper.rectify.activations import critical_units, layers_of, recorded
+from gatekeeper.rectify.clamped import Clamped
+from gatekeeper.rectify.cleanclip import auto_augmented, edited, within
+from gatekeeper.rectify.contrastive import Study, contrast, pairs
+from gatekeeper.rectify.fine_tuning import cosine_rate
+from gatekeeper.rectify.invertune import ssim
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,8 @@ def test_the_contrastive_loss_is_cross_entropy_both_ways():
 
 
 def test_a_batch_holds_one_image_a_label_with_its_own_caption(work, runtime):
-    batches = pairs(work, 64, runtime.generator("test"), runtime)
+    study = Study.of(work.case, work.budget, runtime)
+    batches = pairs(study, 64, runtime.generator("test"), runtime)
     rows, captions, size = next(batches)
     labels = [work.case.probes.labels()[i] for i in rows.tolist()]
     assert len(set(labels)) == size == 24

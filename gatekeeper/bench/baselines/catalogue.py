@@ -21,10 +21,10 @@ SAMPLES: Mapping[str, str] = {
 }
 REPAIRS: Mapping[str, str] = {
     "gatekeeper": f"{_HERE}.ours:GatekeeperRepair",
-    "fine_tuning": f"{_HERE}.fine_tuning:FineTuning",
-    "cleanclip": f"{_HERE}.cleanclip:CleanClip",
-    "par": f"{_HERE}.par:PerturbAndRecover",
-    "invertune": f"{_HERE}.invertune:InverTune",
+    "fine_tuning": f"{_HERE}.rectifiers:FineTuning",
+    "cleanclip": f"{_HERE}.rectifiers:CleanClip",
+    "par": f"{_HERE}.rectifiers:PerturbAndRecover",
+    "invertune": f"{_HERE}.rectifiers:InverTune",
 }
 
 

@@ -12,18 +12,18 @@ from authors import losses as theirs_losses
 from sklearn.metrics import roc_auc_score
 
 from gatekeeper.bench.baselines import bdetclip as our_bdetclip
-from gatekeeper.bench.baselines.activations import critical_units, layers_of
 from gatekeeper.bench.baselines.base import Work
-from gatekeeper.bench.baselines.cleanclip import CleanClip, auto_augmented, edited
-from gatekeeper.bench.baselines.contrastive import pairs
 from gatekeeper.bench.baselines.decree import Decree, Pace
-from gatekeeper.bench.baselines.fine_tuning import cosine_rate
-from gatekeeper.bench.baselines.invertune import InverTune, inversion_loss, ssim
 from gatekeeper.bench.baselines.masks import Masked
-from gatekeeper.bench.baselines.par import PerturbAndRecover
 from gatekeeper.bench.repair import bed, worth
 from gatekeeper.bench.subjects import Subject
 from gatekeeper.bench.truth import has_image_trigger, judged, suspects
+from gatekeeper.rectify.activations import critical_units, layers_of
+from gatekeeper.rectify.cleanclip import CleanClip, auto_augmented, edited
+from gatekeeper.rectify.contrastive import Study, pairs
+from gatekeeper.rectify.fine_tuning import cosine_rate
+from gatekeeper.rectify.invertune import InverTune, inversion_loss, ssim
+from gatekeeper.rectify.par import PerturbAndRecover
 from gatekeeper.runtime import Runtime
 
 
@@ -131,9 +131,9 @@ def invertune(code, given):
     if names != ["layer1", "layer2", "layer3", "layer4"] or not hasattr(model.module, "visual"):
         yield "its code names the layers of a ResNet", "cannot run", ""
         return
-    ours, pixels = InverTune(), work.pixels()
+    ours = InverTune()
     target, shown, pool = _aim(given)
-    draw = runtime.generator("bench", "invertune", "invert")  # what ours is about to draw
+    draw = runtime.generator("rectify", "invertune", "invert")  # what ours is about to draw
     first = torch.rand(3, model.size, model.size, generator=draw)
     size = min(64, len(pool))
     batches = [pool[torch.randint(len(pool), (size,), generator=draw)] for _ in range(limits.steps)]
@@ -143,7 +143,9 @@ def invertune(code, given):
         f"{loss:.4f}",
         _first_loss(given, target, shown, batches[0], first),
     )
-    found = ours._invert(work, pixels, target, limits.steps, size, runtime)
+    found = ours._invert(
+        Study.of(work.case, work.budget, runtime), target, limits.steps, size, runtime
+    )
     yield "share of the mask", *(f"{float(x.mask.detach().mean()):.4f}" for x in (masked, found))
     flips = (_flips(given, one, target) for one in (masked, found))
     yield "the inverted trigger leads to the target", *flips
@@ -211,7 +213,11 @@ def _flips(given, masked, target):
 def _batch(given):
     """Return one batch of pairs and its embeddings."""
     work, runtime = given.work, given.runtime
-    rows, captions, _ = next(pairs(work, 64, runtime.generator("published"), runtime))
+    rows, captions, _ = next(
+        pairs(
+            Study.of(work.case, work.budget, runtime), 64, runtime.generator("published"), runtime
+        )
+    )
     pixels = work.pixels()[rows]
     return {
         "pixels": pixels,

@@ -11,7 +11,7 @@ import yaml
 from authors.loading import empty, load, on_cpu, steady
 from torch import nn
 
-from gatekeeper.bench.baselines.masks import Clamped
+from gatekeeper.rectify.clamped import Clamped
 
 
 class Clip(nn.Module):

@@ -1,4 +1,4 @@
-"""The contrastive fine-tuning that plain fine-tuning, CleanCLIP and PAR share."""
+"""The contrastive fine-tuning that plain fine-tuning, CleanCLIP and PAR share; what it reads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,65 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.clip.model import ClipModel
+from gatekeeper.case import Case
+from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.errors import RectifyError
+from gatekeeper.rectify.base import Rectified
+from gatekeeper.rectify.ground import Ground, changed
 from gatekeeper.runtime import Runtime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Study:
+    """What a published repair is handed: a model, clean images, and how long it may look at them.
+
+    None of them is told of a trigger.
+    """
+
+    model: ClipModel  # trained; stays as it is
+    pixels: Tensor  # [N, 3, S, S]
+    known: tuple[str | None, ...]  # [N] labels
+    head: ZeroShot
+    templates: tuple[str, ...]
+    budget: float = float("inf")  # image passes
+
+    @classmethod
+    def on(cls, ground: Ground) -> "Study":
+        """Return the study of a rectifier, without a budget: its own steps bound it."""
+        return cls(
+            model=ground.model,
+            pixels=ground.pixels(),
+            known=ground.known(),
+            head=ground.head,
+            templates=ground.case.templates,
+        )
+
+    @classmethod
+    def of(cls, case: Case, budget: float, runtime: Runtime) -> "Study":
+        """Return the study of all probes of `case` within `budget` image passes."""
+        return cls(
+            model=case.model,
+            pixels=case.probes.pixels(case.model.preprocess),
+            known=tuple(case.probes.labels()),
+            head=case.model.zero_shot(case.labels, case.templates, runtime),
+            templates=case.templates,
+            budget=budget,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """What came of it: the tensors that changed."""
+
+    state: dict[str, Tensor]
+    steps: int
+    note: str = ""
+
+    def finish(self, ground: Ground, name: str) -> Rectified:
+        """Return it as a rectifier's result."""
+        if self.note:
+            ground.notes.append(self.note)
+        return ground.finish(name, ground.model.with_state(self.state), steps=self.steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +103,7 @@ class Course:
     passes: int = 1  # image forwards with gradient a pair, for the budget
 
 
-def fine_tune(work: Work, runtime: Runtime, loss: Loss, course: Course) -> Mended:
+def fine_tune(study: Study, runtime: Runtime, loss: Loss, course: Course) -> Trained:
     """Return what AdamW on `loss` makes of all weights of both towers.
 
     The logit scale is a constant and BatchNorm stays in eval mode. A batch holds at most one image
@@ -58,19 +113,18 @@ def fine_tune(work: Work, runtime: Runtime, loss: Loss, course: Course) -> Mende
     Raises:
         RectifyError: Fewer than two different labels among the probes.
     """
-    model = work.case.model.clone()
+    model = study.model.clone()
     model.module.to(runtime.device).requires_grad_(True)
     optimiser = _optimiser(model, course)
-    draw = runtime.generator("bench", course.name)
-    pixels = work.pixels()
-    batches = pairs(work, course.batch, draw, runtime)
+    draw = runtime.generator("rectify", course.name)
+    batches = pairs(study, course.batch, draw, runtime)
     size = next(batches)[2]
-    steps = max(1, min(course.steps, int(work.budget / (3 * course.passes * size))))
+    steps = max(1, min(course.steps, _afforded(study, 3 * course.passes * size)))
     for step in runtime.progress(range(steps), course.name):
         for group in optimiser.param_groups:
             group["lr"] = course.rate(step / steps)
         picked, captions, _ = next(batches)
-        seen = pixels[picked].to(runtime.device)
+        seen = study.pixels[picked].to(runtime.device)
         seen = course.look(seen, draw) if course.look else seen
         made = Batch(
             pixels=seen,
@@ -82,7 +136,12 @@ def fine_tune(work: Work, runtime: Runtime, loss: Loss, course: Course) -> Mende
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return Mended(state=changed(work.case.model, model), images=len(pixels), steps=steps)
+    return Trained(state=changed(study.model, model), steps=steps)
+
+
+def _afforded(study: Study, passes: float) -> int:
+    """Return how many steps of `passes` each the budget pays for."""
+    return int(min(study.budget / passes, 10**9))
 
 
 def _optimiser(model: ClipModel, course: Course) -> torch.optim.AdamW:
@@ -103,19 +162,17 @@ def embed_text(model: ClipModel, captions: Sequence[str], runtime: Runtime) -> T
 
 
 def pairs(
-    work: Work, batch: int, draw: torch.Generator, runtime: Runtime
+    study: Study, batch: int, draw: torch.Generator, runtime: Runtime
 ) -> Iterator[tuple[Tensor, tuple[str, ...], int]]:
     """Yield (indices [B], captions, B) for ever: one image a label, labels by lot.
 
     Raises:
         RectifyError: Fewer than two different labels.
     """
-    case = work.case
-    names = [name if name in case.labels else None for name in case.probes.labels()]
+    names = [name if name in study.head.labels else None for name in study.known]
     if any(name is None for name in names):
-        head = work.head(runtime)
-        answers = head.logits(case.model.embed(work.pixels(), runtime)).argmax(1).tolist()
-        names = [n or case.labels[a] for n, a in zip(names, answers, strict=True)]
+        answers = study.head.logits(study.model.embed(study.pixels, runtime)).argmax(1).tolist()
+        names = [n or study.head.labels[a] for n, a in zip(names, answers, strict=True)]
     by_label: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         by_label.setdefault(str(name), []).append(index)
@@ -130,17 +187,6 @@ def pairs(
         rows = [
             by_label[x][int(torch.randint(len(by_label[x]), (1,), generator=draw))] for x in chosen
         ]
-        which = torch.randint(len(case.templates), (size,), generator=draw).tolist()
-        captions = tuple(case.templates[t].format(x) for t, x in zip(which, chosen, strict=True))
+        which = torch.randint(len(study.templates), (size,), generator=draw).tolist()
+        captions = tuple(study.templates[t].format(x) for t, x in zip(which, chosen, strict=True))
         yield torch.tensor(rows), captions, size
-
-
-def changed(before: ClipModel, after: ClipModel) -> dict[str, Tensor]:
-    """Return the tensors of `after` that differ from `before`'s, on the CPU, in its dtypes."""
-    old = before.state_dict()
-    found = {}
-    for name, value in after.state_dict().items():
-        here = value.detach().to("cpu", old[name].dtype)
-        if not torch.equal(here, old[name].cpu()):
-            found[name] = here.clone()
-    return found

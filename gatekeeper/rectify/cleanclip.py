@@ -7,16 +7,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.bench.baselines.contrastive import (
+from gatekeeper.case import Case
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.rectify.base import Prescription, Rectified
+from gatekeeper.rectify.contrastive import (
     Batch,
     Course,
+    Study,
+    Trained,
     contrast,
     embed_text,
     fine_tune,
 )
-from gatekeeper.bench.baselines.fine_tuning import cosine_rate
-from gatekeeper.clip.model import ClipModel
+from gatekeeper.rectify.fine_tuning import cosine_rate
+from gatekeeper.rectify.ground import Ground
 from gatekeeper.runtime import Runtime
 
 
@@ -38,7 +42,16 @@ class CleanClip:
     warm: float = 0.05
     inner: float = 1.0
 
-    def mend(self, work: Work, runtime: Runtime) -> Mended:
+    def rectify(self, case: Case, prescription: Prescription, runtime: Runtime) -> Rectified:
+        """Return the weights, measured with what was found; it learns from clean images alone.
+
+        Raises:
+            RectifyError: Too few images, or of one label only.
+        """
+        ground = Ground.of(case, prescription, runtime)
+        return self.train(Study.on(ground), runtime).finish(ground, self.name)
+
+    def train(self, study: Study, runtime: Runtime) -> Trained:
         """Return the fine-tuned weights."""
 
         def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
@@ -55,7 +68,7 @@ class CleanClip:
             rate=lambda done: cosine_rate(done, self.rate, self.warm),
             decay=self.decay,
         )
-        return fine_tune(work, runtime, loss, course)
+        return fine_tune(study, runtime, loss, course)
 
     def objective(
         self, images: Tensor, texts: Tensor, views: Tensor, words: Tensor, scale: float

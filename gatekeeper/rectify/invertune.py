@@ -7,14 +7,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
-from gatekeeper.bench.baselines.activations import Critical, critical_units, layers_of, recorded
-from gatekeeper.bench.baselines.base import Mended, Work, logits_of, require_images
-from gatekeeper.bench.baselines.contrastive import changed
-from gatekeeper.bench.baselines.masks import Clamped
+from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.errors import RectifyError
+from gatekeeper.rectify.activations import Critical, critical_units, layers_of, recorded
+from gatekeeper.rectify.base import Prescription, Rectified
+from gatekeeper.rectify.clamped import Clamped
+from gatekeeper.rectify.contrastive import Study, Trained
+from gatekeeper.rectify.ground import Ground, changed
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Patch
+
+FEWEST = 8  # images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,46 +44,57 @@ class InverTune:
     rate: float = 2e-6
     layers: int = 3
 
-    def mend(self, work: Work, runtime: Runtime) -> Mended:
+    def rectify(self, case: Case, prescription: Prescription, runtime: Runtime) -> Rectified:
+        """Return the weights, measured with what was found; it guesses a target of its own.
+
+        Raises:
+            RectifyError: Too few images, or the image tower has no chain of blocks to look at.
+        """
+        ground = Ground.of(case, prescription, runtime)
+        return self.train(Study.on(ground), runtime).finish(ground, self.name)
+
+    def train(self, study: Study, runtime: Runtime) -> Trained:
         """Return the tuned weights.
 
         Raises:
-            RectifyError: The image tower has no chain of blocks to look at.
+            RectifyError: Too few images, or the image tower has no chain of blocks to look at.
         """
-        model, pixels = work.case.model, work.pixels()
-        require_images(pixels, 8, self.name)
+        model, pixels = study.model, study.pixels
+        if len(pixels) < FEWEST:
+            raise RectifyError(
+                f"InverTune needs {FEWEST} images, got {len(pixels)}", hint="give more probes"
+            )
         layers = layers_of(model)
         if len(layers) < self.layers:
             raise RectifyError(
                 "InverTune needs a tower of blocks", hint="leave it out for this architecture"
             )
         batch = min(self.batch, len(pixels))
-        share = min(1.0, work.budget / (3 * batch * (self._all_steps() + self.tune_steps)))
-        target = self._target(work, pixels, max(1, int(share * self.patch_steps)), batch, runtime)
-        masked = self._invert(
-            work, pixels, target, max(1, int(share * self.inversion_steps)), batch, runtime
-        )
+        share = min(1.0, study.budget / (3 * batch * (self._all_steps() + self.tune_steps)))
+        target = self._target(study, max(1, int(share * self.patch_steps)), batch, runtime)
+        inversion_steps = max(1, int(share * self.inversion_steps))
+        masked = self._invert(study, target, inversion_steps, batch, runtime)
         steps = max(1, int(share * self.tune_steps))
         state = self._tune(model, layers, pixels[:batch], masked, steps, runtime)
-        name = work.case.labels[target]
-        return Mended(state=state, images=len(pixels), steps=steps, note=f"guessed target: {name}")
+        name = study.head.labels[target]
+        return Trained(state=state, steps=steps, note=f"guessed target: {name}")
 
     def _all_steps(self) -> int:
         return self.patch_steps + self.inversion_steps + self.tune_steps
 
-    def _target(self, work: Work, pixels: Tensor, steps: int, batch: int, runtime: Runtime) -> int:
+    def _target(self, study: Study, steps: int, batch: int, runtime: Runtime) -> int:
         """Return the label whose share of the answers an untargeted patch raises most."""
-        model, head = work.case.model, work.head(runtime)
-        draw = runtime.generator("bench", self.name, "patch")
+        model, head, pixels = study.model, study.head, study.pixels
+        draw = runtime.generator("rectify", self.name, "patch")
         side = max(4, round(self.patch * model.size))
         corner = max(0, model.size - side - round(14 / 224 * model.size))
         free = torch.randn(3, side, side, generator=draw).to(runtime.device).requires_grad_()
         optimiser = torch.optim.Adam([free], lr=0.1)
-        before = head.logits(model.embed(pixels, runtime)).argmax(1)
+        before, own = head.logits(model.embed(pixels, runtime)).argmax(1), head.on(runtime.device)
         for _ in runtime.progress(range(steps), "InverTune: universal patch"):
             pick = torch.randint(len(pixels), (batch,), generator=draw)
             seen = _pasted(pixels[pick].to(runtime.device), torch.sigmoid(free), corner)
-            logits = logits_of(head, model.embed_grad(seen, runtime))
+            logits = own.logits(model.embed_grad(seen, runtime))
             away = -F.cross_entropy(logits, before[pick].to(logits.device))
             (free.grad,) = torch.autograd.grad(away, [free])
             optimiser.step()
@@ -90,17 +105,17 @@ class InverTune:
         return int(rise.argmax())
 
     def _invert(
-        self, work: Work, pixels: Tensor, target: int, steps: int, batch: int, runtime: Runtime
+        self, study: Study, target: int, steps: int, batch: int, runtime: Runtime
     ) -> Clamped:
         """Return the mask and pattern that lead to `target` in both spaces."""
-        model, head = work.case.model, work.head(runtime)
-        draw = runtime.generator("bench", self.name, "invert")
+        model, head, pixels = study.model, study.head, study.pixels
+        draw = runtime.generator("rectify", self.name, "invert")
         how = model.preprocess
         masked = Clamped.opaque(model.size, runtime.device, draw, how.mean, how.std)
         optimiser = torch.optim.Adam(masked.free, lr=0.01)
         clean = model.embed(pixels, runtime)
         answers = head.logits(clean)
-        known = [name == head.labels[target] for name in work.case.probes.labels()]
+        known = [name == head.labels[target] for name in study.known]
         shown = known.index(True) if any(known) else int(answers[:, target].argmax())
         goal, text = clean[shown].to(runtime.device), head.weights.to(runtime.device)
         others = torch.nonzero(answers.argmax(1) != target).flatten()

@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.bench.baselines.contrastive import Batch, Course, contrast, fine_tune
+from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel
+from gatekeeper.rectify.base import Prescription, Rectified
+from gatekeeper.rectify.contrastive import Batch, Course, Study, Trained, contrast, fine_tune
+from gatekeeper.rectify.ground import Ground
 from gatekeeper.runtime import Runtime
 
 
@@ -36,9 +38,18 @@ class PerturbAndRecover:
     least_hole: float = 0.005  # of the area
     most_hole: float = 0.01
 
-    def mend(self, work: Work, runtime: Runtime) -> Mended:
+    def rectify(self, case: Case, prescription: Prescription, runtime: Runtime) -> Rectified:
+        """Return the weights, measured with what was found; it learns from clean images alone.
+
+        Raises:
+            RectifyError: Too few images, or of one label only.
+        """
+        ground = Ground.of(case, prescription, runtime)
+        return self.train(Study.on(ground), runtime).finish(ground, self.name)
+
+    def train(self, study: Study, runtime: Runtime) -> Trained:
         """Return the perturbed and recovered weights."""
-        frozen = work.case.model
+        frozen = study.model
 
         def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
             there = frozen.embed(batch.pixels, runtime).to(batch.images)
@@ -55,7 +66,7 @@ class PerturbAndRecover:
             look=lambda pixels, draw: self.seen(pixels, draw, frozen.preprocess.mean),
             passes=2,
         )
-        return fine_tune(work, runtime, loss, course)
+        return fine_tune(study, runtime, loss, course)
 
     def _rate(self, done: float) -> float:
         if done < 0.5:

@@ -7,9 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gatekeeper.bench.baselines.base import Mended, Work
-from gatekeeper.bench.baselines.contrastive import Batch, Course, contrast, fine_tune
+from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel
+from gatekeeper.rectify.base import Prescription, Rectified
+from gatekeeper.rectify.contrastive import Batch, Course, Study, Trained, contrast, fine_tune
+from gatekeeper.rectify.ground import Ground
 from gatekeeper.runtime import Runtime
 
 
@@ -28,7 +30,16 @@ class FineTuning:
     decay: float = 0.1
     warm: float = 0.05  # share of the steps
 
-    def mend(self, work: Work, runtime: Runtime) -> Mended:
+    def rectify(self, case: Case, prescription: Prescription, runtime: Runtime) -> Rectified:
+        """Return the weights, measured with what was found; it learns from clean images alone.
+
+        Raises:
+            RectifyError: Too few images, or of one label only.
+        """
+        ground = Ground.of(case, prescription, runtime)
+        return self.train(Study.on(ground), runtime).finish(ground, self.name)
+
+    def train(self, study: Study, runtime: Runtime) -> Trained:
         """Return the fine-tuned weights."""
 
         def loss(model: ClipModel, batch: Batch, draw: torch.Generator) -> Tensor:
@@ -41,7 +52,7 @@ class FineTuning:
             rate=lambda done: cosine_rate(done, self.rate, self.warm),
             decay=self.decay,
         )
-        return fine_tune(work, runtime, loss, course)
+        return fine_tune(study, runtime, loss, course)
 
 
 def cosine_rate(done: float, rate: float, warm: float) -> float:
