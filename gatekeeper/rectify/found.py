@@ -27,6 +27,11 @@ def answers(tower: LateTower, features: Tensor, head: ZeroShot, runtime: Runtime
     return _logits(tower, features, head, runtime).argmax(dim=1)
 
 
+def is_led(logits: Tensor, target: int, margin: float) -> Tensor:
+    """Return which rows of `logits` ([N, C]) have `target` within `margin` of the best, [N]."""
+    return logits[:, target] + margin >= logits.amax(dim=1)
+
+
 def worst(
     tower: LateTower,
     found: Sequence[Found],
@@ -50,17 +55,12 @@ def worst(
     deserved = head.logits(clean)
     highest = 0.0
     for one in found:
-        eligible = ~_led(deserved, one.target, margin)
+        eligible = ~is_led(deserved, one.target, margin)
         if eligible.any():
             given = _logits(tower, one.pool.features, head, runtime)
-            led = _led(given, one.target, margin)
+            led = is_led(given, one.target, margin)
             highest = max(highest, float(led[eligible].float().mean()))
     return highest
-
-
-def _led(logits: Tensor, target: int, margin: float) -> Tensor:
-    """Return which rows of `logits` ([N, C]) have `target` within `margin` of the best, [N]."""
-    return logits[:, target] + margin >= logits.amax(dim=1)
 
 
 def _logits(tower: LateTower, features: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:

@@ -1,0 +1,80 @@
+"""Do the found triggers still work on the images learned from, and are clean answers kept?"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gatekeeper.clip.model import ClipModel
+from gatekeeper.rectify.bank import stamp_varied
+from gatekeeper.rectify.found import is_led
+from gatekeeper.rectify.ground import Ground
+
+JUDGES = 96  # images at most
+LOST = 0.02  # of clean answers that a repair may cost on the way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stamped:
+    """Images that carry variations of one trigger."""
+
+    pixels: Tensor  # [N, 3, S, S]
+    target: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """Images with every found trigger, to try weights on; none of them is held out."""
+
+    ground: Ground
+    pixels: Tensor  # [N, 3, S, S] clean
+    truth: Tensor  # [N] int64, the suspect's answer where nobody knows
+    deserved: Tensor  # [N, C] the suspect's logits
+    stamped: tuple[Stamped, ...]
+
+    @classmethod
+    def of(cls, ground: Ground) -> "Trial":
+        """Return the trial of the first `JUDGES` images."""
+        rows = ground.rows[:JUDGES]
+        pixels = ground.pixels(rows)
+        truth, answers = ground.truth(pixels, ground.known(rows))
+        draw = ground.runtime.generator("rectify", "trial")
+        embedded = ground.case.model.embed(pixels, ground.runtime)
+        return cls(
+            ground=ground,
+            pixels=pixels,
+            truth=torch.where(truth >= 0, truth, answers),
+            deserved=ground.head.logits(embedded),
+            stamped=tuple(
+                Stamped(pixels=stamp_varied(trigger, pixels, draw), target=target)
+                for trigger, target in ground.triggers
+            ),
+        )
+
+    def success(self, model: ClipModel, margin: float = 0.0) -> float:
+        """Return the success of the trigger that works best, a fraction.
+
+        `margin` is that of `found.worst`: logits by which a target may be behind.
+        """
+        highest = 0.0
+        for one in self.stamped:
+            eligible = ~is_led(self.deserved, one.target, margin)
+            if eligible.any():
+                given = self._logits(model, one.pixels)
+                highest = max(
+                    highest, float(is_led(given, one.target, margin)[eligible].float().mean())
+                )
+        return highest
+
+    def lost(self, model: ClipModel) -> float:
+        """Return how many more clean images `model` gets wrong than the suspect; a share."""
+        before = self.deserved.argmax(dim=1) == self.truth
+        after = self._logits(model, self.pixels).argmax(dim=1) == self.truth
+        return float((before.float() - after.float()).mean())
+
+    def bearable(self, model: ClipModel) -> bool:
+        """Return whether `model` loses at most `LOST` of the clean answers, or two images."""
+        return self.lost(model) <= max(LOST, 2 / len(self.pixels))
+
+    def _logits(self, model: ClipModel, pixels: Tensor) -> Tensor:
+        return self.ground.head.logits(model.embed(pixels, self.ground.runtime))
