@@ -15,7 +15,6 @@ from gatekeeper.rectify.base import Ailment, Prescription, Rectified
 from gatekeeper.rectify.run import rectify as repair
 from gatekeeper.runtime import Meter, Runtime
 from gatekeeper.scan.base import ScanOutcome
-from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Quality, ScanReport, Verdict
 
 FRESH_SEED = 1_000_003  # added to the seed for a re-scan: other draws than the repair has seen
@@ -77,15 +76,8 @@ class _Attempt:
 
 
 def prescription_of(outcome: ScanOutcome) -> Prescription:
-    """Return what a scan says about repair: every trigger, and the first target without one.
-
-    Marks in prompts are left out: repairs train the image tower, which such a mark never reaches.
-    """
-    ailments = [
-        Ailment(target=t.target, trigger=t.trigger)
-        for t in outcome.triggers
-        if not isinstance(t.trigger, TextTrigger)
-    ]
+    """Return what a scan says about repair: every trigger, and the first target without one."""
+    ailments = [Ailment(target=t.target, trigger=t.trigger) for t in outcome.triggers]
     named = {t.target for t in outcome.triggers}
     ailments += [
         Ailment(target=t.label, trigger=None) for t in outcome.targets[:1] if t.label not in named
@@ -121,7 +113,6 @@ def rectify(
             f"{assessment.report.model.uri} could not be read without running its code",
             hint="export it again as safetensors, then scan that",
         )
-    _refuse_text_alone(assessment)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -154,22 +145,6 @@ def rectify(
         rounds=last.number,
         cpu_seconds=last.cpu_seconds,
     )
-
-
-def _refuse_text_alone(assessment: Assessment) -> None:
-    """Refuse where all that was found sits in the text tower.
-
-    Raises:
-        RectifyError: No repair of the image tower can help.
-    """
-    outcome = assessment.outcome
-    marks = [t for t in outcome.triggers if isinstance(t.trigger, TextTrigger)]
-    if marks and not prescription_of(outcome).ailments:
-        raise RectifyError(
-            f"the backdoor of {assessment.report.model.uri} towards '{marks[0].target}' is in the "
-            "text tower, repairs reach the image tower alone",
-            hint="put the public base model's text tower in its place, then scan that",
-        )
 
 
 def _attempts(assessment: Assessment, method: str, work: Path, runtime: Runtime) -> _Attempt:

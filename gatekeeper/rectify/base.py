@@ -43,6 +43,7 @@ class Rectified:
     steps: int
     held_out: int = 0  # images both qualities were measured on; not trained on
     notes: tuple[str, ...] = ()
+    prompts: Mapping[str, Tensor] = field(default_factory=dict)  # learned ones, where these changed
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ LEARNED = (
 )
 JUDGED = ("the {} of somebody else", "a dark photo of some {}", "two times {}")
 MOST = 96  # prompts that judge a mark
+_LETTERS = "bcdfghjklmnpqrstvwxz"
 
 
 class Mark(NamedTuple):
@@ -56,6 +57,16 @@ def judging(labels: Sequence[str], generator: torch.Generator) -> tuple[str, ...
     return tuple(prompts[i] for i in order[:MOST])
 
 
+def lookalike(marks: Sequence[Mark], draw: torch.Generator) -> TextTrigger:
+    """Return a mark like one of `marks`: a character near by, or a word of random letters."""
+    found = marks[int(torch.randint(len(marks), (1,), generator=draw))].trigger
+    if len(found.mark) == 1 and not found.mark.isascii():
+        point = ord(found.mark) + int(torch.randint(1, 24, (1,), generator=draw))
+        return replace(found, mark=chr(point))
+    letters = torch.randint(len(_LETTERS), (max(2, len(found.mark)),), generator=draw).tolist()
+    return replace(found, mark="".join(_LETTERS[i] for i in letters))
+
+
 def marked_quality(
     suspect: ClipModel,
     model: ClipModel,
@@ -67,7 +78,8 @@ def marked_quality(
     """Return the worst mark's success with `model`, and the share of prompts it gives back.
 
     A marked prompt is led where it lies nearest to the mark's target, given back where it lies
-    nearest to the label that the suspect reads in the bare prompt.
+    nearest to the label that the suspect reads in the bare prompt. Any mark garbles a prompt, which
+    must then mean something: what an average other wrong label gets is taken off.
     """
     prompts = judging(head.labels, runtime.generator("rectify", "prompts", "judge"))
     plain = bare(suspect).embed_text(prompts, runtime)
@@ -79,10 +91,12 @@ def marked_quality(
         if not bool(eligible.any()):
             continue
         draw = runtime.generator("rectify", "prompts", "marks")
-        texts = bare(model).embed_text(mark.trigger.stamp_prompts(prompts, draw), runtime)
-        answers = (texts @ weights.T).argmax(dim=1)
-        success.append(float((answers == mark.target)[eligible].float().mean()))
-        recovered.append(float((answers == right)[eligible].float().mean()))
+        told = mark.trigger.stamp_prompts(prompts, draw)
+        answers = (bare(model).embed_text(told, runtime) @ weights.T).argmax(dim=1)[eligible]
+        led, back = (_share(answers == goal) for goal in (mark.target, right[eligible]))
+        usual = (1 - led - back) / max(1, len(head.labels) - 2)
+        success.append(max(0.0, led - usual))
+        recovered.append(back)
     return (max(success), min(recovered)) if success else (None, None)
 
 
@@ -111,3 +125,7 @@ def text_names(model: ClipModel, runtime: Runtime) -> set[str]:
     named = list(module.named_parameters())
     gradients = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
     return {n for (n, _), g in zip(named, gradients, strict=True) if g is not None}
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.float().mean())

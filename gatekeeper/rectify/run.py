@@ -4,13 +4,14 @@ from dataclasses import replace
 
 from gatekeeper.case import Case
 from gatekeeper.errors import RectifyError
+from gatekeeper.rectify.auto import automatic
 from gatekeeper.rectify.base import Prescription, Rectified, Rectifier
 from gatekeeper.rectify.limits import Limits, check
 from gatekeeper.registry import Registry
 from gatekeeper.runtime import Meter, Runtime
 
 RECTIFIERS: Registry[Rectifier] = Registry("gatekeeper.rectifiers")
-DEFAULT = "compact"  # what `auto` means
+AUTO = "auto"
 
 
 def rectify(
@@ -28,7 +29,7 @@ def rectify(
         case: The suspect with its evidence; the probes are what is learned from and measured on.
         prescription: What the scan found. Without ailments (a passing model, forced), the repair
             teaches resistance to fresh random patterns alone.
-        method: `auto` or a plug-in's name.
+        method: A plug-in's name, or `auto`: the first that helps (`auto.stages`).
         runtime: Seed, device and progress.
         limits: What the result must meet; the defaults where None.
 
@@ -39,7 +40,15 @@ def rectify(
     """
     if len(case.probes) == 0:
         raise RectifyError("no clean images to learn from", hint="hand over --probes")
-    rectifier = RECTIFIERS.load(DEFAULT if method == "auto" else method)()
-    result = rectifier.rectify(case, prescription, replace(runtime, meter=Meter()))
-    check(result, result.held_out, limits or Limits())
+    return attempt(case, prescription, method, replace(runtime, meter=Meter()), limits or Limits())
+
+
+def attempt(
+    case: Case, prescription: Prescription, method: str, runtime: Runtime, limits: Limits
+) -> Rectified:
+    """Do what `rectify` does on the runtime's own meter."""
+    if method == AUTO:
+        return automatic(case, prescription, RECTIFIERS.load, runtime, limits)
+    result = RECTIFIERS.load(method)().rectify(case, prescription, runtime)
+    check(result, result.held_out, limits)
     return result

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gatekeeper.clip.model import ClipModel
+from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.bank import stamp_varied
 from gatekeeper.rectify.found import is_led
 from gatekeeper.rectify.ground import Ground
@@ -51,10 +51,11 @@ class Trial:
             ),
         )
 
-    def success(self, model: ClipModel, margin: float = 0.0) -> float:
+    def success(self, model: ClipModel, margin: float = 0.0, head: ZeroShot | None = None) -> float:
         """Return the success of the trigger that works best, a fraction.
 
-        `margin` is that of `found.worst`: logits by which a target may be behind.
+        `margin` is that of `found.worst`: logits by which a target may be behind; `head` the
+        model's own where its prompts are others.
         """
         highest = 0.0
         for one in self.stamped:
@@ -66,15 +67,18 @@ class Trial:
                 )
         return highest
 
-    def lost(self, model: ClipModel) -> float:
-        """Return how many more clean images `model` gets wrong than the suspect; a share."""
+    def lost(self, model: ClipModel, head: ZeroShot | None = None) -> float:
+        """Return how many more clean images `model` gets wrong than the suspect; a share.
+
+        `head` is the model's own where its text tower is another.
+        """
         before = self.deserved.argmax(dim=1) == self.truth
-        after = self._logits(model, self.pixels).argmax(dim=1) == self.truth
+        after = self._logits(model, self.pixels, head).argmax(dim=1) == self.truth
         return float((before.float() - after.float()).mean())
 
     def bearable(self, model: ClipModel) -> bool:
         """Return whether `model` loses at most `LOST` of the clean answers, or two images."""
         return self.lost(model) <= max(LOST, 2 / len(self.pixels))
 
-    def _logits(self, model: ClipModel, pixels: Tensor) -> Tensor:
-        return self.ground.head.logits(model.embed(pixels, self.ground.runtime))
+    def _logits(self, model: ClipModel, pixels: Tensor, head: ZeroShot | None) -> Tensor:
+        return (head or self.ground.head).logits(model.embed(pixels, self.ground.runtime))

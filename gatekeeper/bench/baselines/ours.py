@@ -11,8 +11,8 @@ from gatekeeper.pipeline.prepare import calibrated
 from gatekeeper.pipeline.rectification import prescription_of
 from gatekeeper.policy.evaluate import evaluate
 from gatekeeper.rectify.base import Prescription, Rectified
-from gatekeeper.rectify.limits import Limits, check
-from gatekeeper.rectify.run import DEFAULT, RECTIFIERS
+from gatekeeper.rectify.limits import Limits
+from gatekeeper.rectify.run import AUTO, attempt
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import ScanOutcome
 from gatekeeper.scan.run import scan
@@ -109,9 +109,7 @@ class GatekeeperRepair:
 
 def _repaired(work: Work, prescription: Prescription, runtime: Runtime) -> Rectified:
     """Do what `rectify.run.rectify` does, on the bench's meter: there a repair has its own."""
-    made = RECTIFIERS.load(DEFAULT)().rectify(work.case, prescription, runtime)
-    check(made, made.held_out, Limits())
-    return made
+    return attempt(work.case, prescription, AUTO, runtime, Limits())
 
 
 def _scanned(work: Work, runtime: Runtime) -> ScanOutcome:
