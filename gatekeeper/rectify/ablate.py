@@ -145,7 +145,8 @@ def hijacked(change: Tensor, usual: Tensor, count: int, angle: float) -> Tensor:
     near = torch.zeros(turned.shape[1])
     near[: len(cosines)] = cosines.clamp(0, 1)
     far = torch.rad2deg(torch.arccos(near)) > angle
-    return ours @ turned[:, far]
+    directions: Tensor = ours @ turned[:, far]
+    return directions
 
 
 def leading(away: Tensor, rank: int) -> Tensor:

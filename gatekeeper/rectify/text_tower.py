@@ -100,7 +100,9 @@ class TextTowerRepair:
         """Return the suspect with a text tower that was taught to overlook the marks."""
         runtime, before = ground.runtime, ground.model.state_dict()
         module = copy.deepcopy(ground.model.module).eval().requires_grad_(False)
-        free = {n: p.requires_grad_(True) for n, p in module.named_parameters() if n in set(names)}
+        free = {n: p for n, p in module.named_parameters() if n in set(names)}
+        for parameter in free.values():
+            parameter.requires_grad_(True)
         student = replace(ground.model, module=module, _heads={})
         _hold_words(free, lesson)
         draw = runtime.generator("rectify", self.name)
@@ -224,10 +226,10 @@ def _hold_words(free: dict[str, torch.nn.Parameter], lesson: "_Lesson") -> None:
         for form in (mark.trigger, *_forms(mark.trigger, draw)):
             marked = model.tokenize(list(form.stamp_prompts(lesson.prompts, draw)))
             for row in marked:
-                seen[row.unique().to(seen.device)] += 1 / len(marked)
+                seen[torch.unique(row).to(seen.device)] += 1 / len(marked)
     own = (seen > OFTEN).to(free[name].dtype)
-    own[model.tokenize(list(lesson.prompts)).unique().to(own.device)] = 0
-    free[name].register_hook(lambda gradient: gradient * own[:, None])
+    own[torch.unique(model.tokenize(list(lesson.prompts))).to(own.device)] = 0
+    free[name].register_hook(lambda slope: slope * own[:, None])  # type: ignore[no-untyped-call]
 
 
 def _varied(trigger: TextTrigger, draw: torch.Generator) -> TextTrigger:

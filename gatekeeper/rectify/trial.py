@@ -61,7 +61,7 @@ class Trial:
         for one in self.stamped:
             eligible = ~is_led(self.deserved, one.target, margin)
             if eligible.any():
-                given = self._logits(model, one.pixels)
+                given = self._logits(model, one.pixels, head)
                 highest = max(
                     highest, float(is_led(given, one.target, margin)[eligible].float().mean())
                 )
@@ -80,5 +80,5 @@ class Trial:
         """Return whether `model` loses at most `LOST` of the clean answers, or two images."""
         return self.lost(model) <= max(LOST, 2 / len(self.pixels))
 
-    def _logits(self, model: ClipModel, pixels: Tensor, head: ZeroShot | None) -> Tensor:
+    def _logits(self, model: ClipModel, pixels: Tensor, head: ZeroShot | None = None) -> Tensor:
         return (head or self.ground.head).logits(model.embed(pixels, self.ground.runtime))
