@@ -29,7 +29,8 @@ class Ablation:
     change under a few clean steps; of what lies more than `angle` away, the change is undone.
     Without one, or where that is not enough, direction ablation (arXiv:2603.10806): the leading
     differences between triggered and clean features are projected out, here before the last
-    matrix alone, which every answer passes.
+    matrix alone, which every answer passes, and obliquely: they are read where clean features say
+    least. The paper's upright projection cost more clean answers than are borne.
     """
 
     name: ClassVar[str] = "ablate"
@@ -39,6 +40,7 @@ class Ablation:
     rate: float = 1e-5
     batch: int = 16
     ranks: tuple[int, ...] = (1, 2, 3)  # of triggered less clean features, in turn
+    ridge: float = 1.0  # of the clean features' second moment, by which directions are read
     bar: float = 0.02
 
     def rectify(self, case: Case, prescription: Prescription, runtime: Runtime) -> Rectified:
@@ -115,14 +117,12 @@ class Ablation:
             for one in trial.stamped
         ]
         matrix = model.state_dict()[projection.name].float().cpu()
+        own = matrix.T if projection.transposed else matrix  # [width, D]
         best, success = model, trial.success(model)
         for rank in self.ranks:
             along = torch.cat([leading(one, rank) for one in away])  # [K, width]
-            basis = torch.linalg.qr(along.T).Q  # [width, K]
-            kept = matrix - (matrix @ basis) @ basis.T
-            if not projection.transposed:
-                kept = matrix - basis @ (basis.T @ matrix)
-            now = model.with_state({projection.name: kept})
+            kept = own - taken_out(own, along, clean, self.ridge)
+            now = model.with_state({projection.name: kept.T if projection.transposed else kept})
             if not trial.bearable(now):
                 ground.notes.append(f"{rank} directions before the last matrix cost clean answers")
                 break
@@ -147,6 +147,21 @@ def hijacked(change: Tensor, usual: Tensor, count: int, angle: float) -> Tensor:
     far = torch.rad2deg(torch.arccos(near)) > angle
     directions: Tensor = ours @ turned[:, far]
     return directions
+
+
+def taken_out(matrix: Tensor, along: Tensor, clean: Tensor, ridge: float) -> Tensor:
+    """Return what `matrix` ([W, D]) makes of the part of features that lies `along` ([K, W]).
+
+    That part is read by the directions that respond to `along` in full and to `clean` ([N, W])
+    features least.
+    """
+    moment = clean.T @ clean / len(clean)
+    moment = moment + ridge * moment.diagonal().mean() * torch.eye(len(moment))
+    basis = torch.linalg.qr(along.T).Q  # [W, K]
+    read = torch.linalg.solve(moment.double(), basis.double())
+    read = read @ torch.linalg.inv(basis.double().T @ read)
+    gone: Tensor = (read @ (basis.double().T @ matrix.double())).float()
+    return gone
 
 
 def leading(away: Tensor, rank: int) -> Tensor:

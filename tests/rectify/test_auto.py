@@ -1,0 +1,97 @@
+"""`auto` takes what fits what was found, stops at the first that passes, and tells what missed."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+from test_compact import case_of, prescribe
+
+from gatekeeper.errors import RectifyError
+from gatekeeper.rectify.auto import automatic, stages
+from gatekeeper.rectify.base import Ailment, Rectified
+from gatekeeper.rectify.limits import Limits
+from gatekeeper.triggers import Patch, TextTrigger
+from gatekeeper.types import Quality
+
+PATCH = Patch(pixels=__import__("torch").rand(3, 4, 4))
+
+
+@dataclass(frozen=True)
+class Fake:
+    """A rectifier whose result is known; `asked` notes the begun weights it was given."""
+
+    name: ClassVar[str] = "fake"
+    method: str
+    attack_success: float | None
+    asked: list
+
+    def rectify(self, case, prescription, runtime):
+        self.asked.append((self.method, dict(prescription.begun), len(prescription.ailments)))
+        if self.attack_success is None:
+            raise RectifyError(f"{self.method} cannot", hint="x")
+        worth = Quality(
+            clean_accuracy=0.9, attack_success=self.attack_success, recovered_accuracy=0.5,
+            agreement=1.0, rebound=None,
+        )  # fmt: skip
+        return Rectified(
+            method=self.method, state={self.method: 1}, before=worth, after=worth,
+            images_used=40, steps=1, held_out=100,
+        )  # fmt: skip
+
+
+def loader(asked, **success):
+    return lambda name: lambda: Fake(name, success.get(name), asked)
+
+
+@pytest.fixture
+def case(tiny_clip, shapes_training, shape_labels):
+    return case_of(tiny_clip, shapes_training, shape_labels)
+
+
+def names(case, prescription):
+    return [stage.methods for stage in stages(case, prescription)]
+
+
+def test_what_was_found_and_what_is_at_hand_choose(case, tiny_clip, shapes):
+    image = prescribe("red ring", PATCH)
+    assert names(case, image) == [("compact", "ablate", "negate")]
+    anchored = replace(case, anchor=tiny_clip)
+    assert names(anchored, image)[0][0] == "interpolate"
+    victims = replace(image, victims=(("a.png", "red bar"),))
+    assert names(case, victims) == [("compact", "ablate", "negate")], "no suspect images at hand"
+    assert "unlearn" in names(replace(case, suspects=shapes), victims)[0]
+    mark = Ailment(target="red bar", trigger=TextTrigger(mark="qzx"))
+    assert names(case, replace(image, ailments=(mark,))) == [("text_tower",)]
+    both = replace(image, ailments=(*image.ailments, mark))
+    assert names(case, both) == [("text_tower",), ("compact", "ablate", "negate")]
+    assert [len(s.prescription.ailments) for s in stages(case, both)] == [1, 2]
+    nothing = replace(image, ailments=())
+    assert names(case, nothing) == [("compact", "ablate", "negate")]
+
+
+def test_the_first_that_passes_is_taken(case, runtime):
+    asked = []
+    load = loader(asked, compact=0.5, ablate=0.0, negate=0.0)
+    made = automatic(case, prescribe("red ring", PATCH), load, runtime, Limits())
+    assert made.method == "ablate"
+    assert [name for name, *_ in asked] == ["compact", "ablate"]
+    assert any(note.startswith("compact missed: after compact") for note in made.notes)
+
+
+def test_the_best_miss_is_told_where_none_passes(case, runtime):
+    load = loader([], compact=0.5, ablate=0.2)
+    with pytest.raises(RectifyError, match="after ablate") as caught:
+        automatic(case, prescribe("red ring", PATCH), load, runtime, Limits())
+    assert caught.value.rejected.method == "ablate"
+    assert "negate missed: negate cannot" in caught.value.rejected.notes
+
+
+def test_a_second_stage_goes_on_from_the_first(case, runtime):
+    asked = []
+    mark = Ailment(target="red bar", trigger=TextTrigger(mark="qzx"))
+    sick = prescribe("red ring", PATCH)
+    sick = replace(sick, ailments=(*sick.ailments, mark))
+    load = loader(asked, text_tower=0.0, compact=0.0)
+    made = automatic(case, sick, load, runtime, Limits())
+    assert asked == [("text_tower", {}, 1), ("compact", {"text_tower": 1}, 2)]
+    assert made.steps == 2
