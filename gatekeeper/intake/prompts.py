@@ -70,6 +70,23 @@ def with_prompts(model: ClipModel, path: Path) -> tuple[ClipModel, str, list[Fin
     return prompted(model, context, meta), digest, findings
 
 
+def places_of_prompts(path: Path) -> tuple[dict[str, tensors.Place], dict[str, str]]:
+    """Return where context and meta net lie in `path`, and each file's container.
+
+    Keys of the first: `context`, and the fields of `MetaNet` where there is one. What
+    `with_prompts` has accepted is here.
+    """
+    _, files = tree_digest(path)
+    reports = inspect_tree(path, [f.path for f in files])
+    places: dict[str, tensors.Place] = {}
+    for file, report in reports.items():
+        for name, place in tensors.places_of(file, report).items():
+            if name in NAMES or name.endswith(".ctx"):
+                places["context"] = place
+            places |= {part: place for part, ending in META.items() if name.endswith(ending)}
+    return places, {file: str(report.get("container", "")) for file, report in reports.items()}
+
+
 def prompted(model: ClipModel, context: Tensor, meta: MetaNet | None = None) -> ClipModel:
     """Return `model` with `context` ([n, width]) before every prompt, moved by `meta`.
 

@@ -19,6 +19,7 @@ from gatekeeper.intake.child import file_of
 from gatekeeper.intake.digest import tree_digest
 from gatekeeper.intake.open import Opened
 from gatekeeper.intake.pickle_values import Malformed
+from gatekeeper.intake.prompts import places_of_prompts
 from gatekeeper.intake.tensors import DTYPES, Place
 from gatekeeper.intake.zip_checksums import renew_checksums
 
@@ -40,25 +41,52 @@ def write_like(opened: Opened, state: Mapping[str, Tensor], root: Path, out: Pat
             number too large for the file's dtype, tensors that share memory but now differ).
         DigestMismatchError: `root` is no longer what was opened.
     """
+    _require_writable(opened)
+    _write_changed(root, out, _changed(opened, state), opened.containers, opened.ref.digest)
+
+
+def write_prompts_like(path: Path, prompts: Mapping[str, Tensor], out: Path) -> None:
+    """Write the learned prompts at `path` to `out` with the numbers of `prompts`.
+
+    Args:
+        path: The file or folder that `--prompts` named; not touched.
+        prompts: Tensors by `context` and the fields of `MetaNet`; others keep their value.
+        out: A path that does not exist yet; made whole or not at all.
+
+    Raises:
+        RectifyError: The form cannot carry them (see `write_like`).
+    """
+    places, containers = places_of_prompts(path)
+    if not set(prompts) <= set(places):
+        missing = ", ".join(sorted(set(prompts) - set(places)))
+        raise RectifyError(f"{path} holds no {missing}", hint="report this as a defect")
+    changed = {name: (places[name], _cast(name, x, places[name])) for name, x in prompts.items()}
+    _write_changed(path, out, changed, containers, tree_digest(path)[0])
+
+
+def _write_changed(
+    root: Path,
+    out: Path,
+    changed: Mapping[str, tuple[Place, Tensor]],
+    containers: Mapping[str, str],
+    digest: str,
+) -> None:
     if out.exists():
         raise RectifyError(f"{out} exists already", hint="name a path that does not")
-    _require_writable(opened)
-    changed = _changed(opened, state)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         copy = work / root.name
         _copy(root, copy)
-        digest, _ = tree_digest(copy)
-        if digest != opened.ref.digest:
+        if tree_digest(copy)[0] != digest:
             raise DigestMismatchError(
-                f"{root} is no longer {opened.ref.digest}", hint="scan it again, then rectify"
+                f"{root} is no longer {digest}", hint="scan it again, then rectify"
             )
         for file in sorted({place.file for place, _ in changed.values()}):
             path = file_of(copy, file).resolve()
             path.chmod(0o644)  # a copy; registries hand out read-only files
             _rewrite(path, {n: c for n, c in changed.items() if c[0].file == file})
-            if opened.containers.get(file) in _ZIPS:
+            if containers.get(file) in _ZIPS:
                 _renew(path)
         copy.rename(out)
     finally:
@@ -153,4 +181,4 @@ def _renew(path: Path) -> None:
         ) from error
 
 
-__all__ = ["WRITABLE", "write_like"]
+__all__ = ["WRITABLE", "write_like", "write_prompts_like"]

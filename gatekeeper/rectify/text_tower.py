@@ -46,7 +46,7 @@ class TextTowerRepair:
     keep: float = 4.0  # weight of bare prompts, 1 - cosine, against marked ones
     push: float = 0.3  # weight of the logits by which a target leads a marked prompt
     batch: int = 32  # bare prompts a step, and as many marked ones
-    bar: float = 0.02  # share of marked prompts that may be led beyond what other marks lead
+    bar: float = 0.02  # share of marked prompts that may come within `margin`
     margin: float = 1.0  # logits by which a target must be behind
 
     def rectify(self, case: Case, prescription: Prescription, runtime: Runtime) -> Rectified:

@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gatekeeper.errors import UnsupportedModelError
+from gatekeeper.errors import RectifyError, UnsupportedModelError
 from gatekeeper.intake.open import open_model
 from gatekeeper.intake.prompts import with_prompts
+from gatekeeper.intake.write import write_prompts_like
 from gatekeeper.runtime import Runtime
 
 
@@ -113,3 +114,22 @@ def test_a_meta_net_that_does_not_fit_is_bad_input(wrong, model, tmp_path):
     save_file({"ctx": torch.zeros(2, width), **tensors}, tmp_path / "p.safetensors")
     with pytest.raises(UnsupportedModelError, match="meta net"):
         with_prompts(model, tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize("form", ["p.safetensors", "p.pt"])
+def test_repaired_prompts_are_written_in_the_form_they_came_in(form, model, tmp_path):
+    joint, width = sides(model)
+    learner = {"prompt_learner." + k: v for k, v in meta_net(joint, width).items()}
+    held = {"prompt_learner.ctx": torch.zeros(2, width), **learner, "step": torch.tensor([7.0])}
+    path, out = tmp_path / form, tmp_path / "out" / form
+    (save_file if form.endswith("safetensors") else torch.save)(held, path)
+    before = path.read_bytes()
+    text = with_prompts(model, path)[0].text_tower
+    write_prompts_like(path, {"last": 0.5 * text.meta.last}, out)
+    assert path.read_bytes() == before
+    again = with_prompts(model, out)[0].text_tower
+    assert torch.equal(again.meta.last, 0.5 * text.meta.last)
+    assert torch.equal(again.meta.first, text.meta.first)
+    assert torch.equal(again.context, text.context)
+    with pytest.raises(RectifyError, match="no other"):
+        write_prompts_like(path, {"other": torch.zeros(1)}, tmp_path / "never")

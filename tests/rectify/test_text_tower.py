@@ -33,7 +33,7 @@ def led(model, labels, target, runtime) -> float:
 
 
 def test_the_plant_fires(planted_text, tiny_clip, shape_labels, runtime):
-    assert led(planted_text.model, shape_labels, planted_text.target, runtime) >= 0.8
+    assert led(planted_text.model, shape_labels, planted_text.target, runtime) >= 0.7
     assert led(tiny_clip, shape_labels, planted_text.target, runtime) <= 0.2
 
 
@@ -55,7 +55,7 @@ def test_without_an_anchor_the_mark_is_taught_away(
     planted_text, told, shapes_training, shape_labels, runtime
 ):
     case = case_of(planted_text.model, shapes_training, shape_labels)
-    made = TextTowerRepair(prompts=300, steps=40).rectify(case, told, runtime)
+    made = TextTowerRepair(prompts=200, steps=30, rates=(3e-4, 1e-3)).rectify(case, told, runtime)
     cured = planted_text.model.with_state(made.state)
     before = led(planted_text.model, shape_labels, planted_text.target, runtime)
     assert led(cured, shape_labels, planted_text.target, runtime) <= before - 0.5
