@@ -16,7 +16,7 @@ from gatekeeper.rectify.contrastive import Course, Study, contrast, fine_tune
 from gatekeeper.rectify.ground import Ground
 from gatekeeper.rectify.mixture import Mixture, mixture_of
 from gatekeeper.rectify.projection import find_projection, hidden
-from gatekeeper.rectify.trial import Trial
+from gatekeeper.rectify.rehearsal import Rehearsal
 from gatekeeper.runtime import Runtime
 
 
@@ -55,16 +55,16 @@ class Ablation:
                 f"'{self.name}' needs a trigger on images, or a target to invert one towards",
                 hint="use --method auto",
             )
-        trial = Trial.of(ground)
+        rehearsal = Rehearsal.of(ground)
         model = ground.model
         mixture = mixture_of(model, case.anchor)
         if mixture is not None:
-            model = self._purified(mixture, ground, trial)
-        if trial.success(model) > self.bar:
-            model = self._projected(model, ground, trial)
+            model = self._purified(mixture, ground, rehearsal)
+        if rehearsal.success(model) > self.bar:
+            model = self._projected(model, ground, rehearsal)
         return ground.finish(self.name, model)
 
-    def _purified(self, mixture: Mixture, ground: Ground, trial: Trial) -> ClipModel:
+    def _purified(self, mixture: Mixture, ground: Ground, rehearsal: Rehearsal) -> ClipModel:
         """Return the suspect less what is hijacked of its change; itself where that costs much."""
         own, base = mixture.suspect.state_dict(), mixture.anchor.state_dict()
         usual = self._usual(mixture.anchor, ground)
@@ -80,11 +80,11 @@ class Ablation:
             gone = (change.flatten(1) @ bad) @ bad.T
             state[name] = start + change - gone.view_as(change)
         model = mixture.suspect.with_state(state)
-        cost = trial.lost(model)
+        cost = rehearsal.lost(model)
         ground.notes.append(
             f"{taken} directions of {len(state)} matrices removed, {cost:.1%} of answers lost"
         )
-        return model if trial.bearable(model) else mixture.suspect
+        return model if rehearsal.bearable(model) else mixture.suspect
 
     def _usual(self, anchor: ClipModel, ground: Ground) -> dict[str, Tensor]:
         """Return what a few clean steps make of the anchor's tensors."""
@@ -103,7 +103,7 @@ class Ablation:
         )
         return made.state
 
-    def _projected(self, model: ClipModel, ground: Ground, trial: Trial) -> ClipModel:
+    def _projected(self, model: ClipModel, ground: Ground, rehearsal: Rehearsal) -> ClipModel:
         """Return `model` with the leading differences taken out before its last matrix."""
         runtime, blocks = ground.runtime, find_blocks(model)
         tower = LateTower(model, blocks, max(0, blocks.count - 1))
@@ -111,22 +111,22 @@ class Ablation:
         if projection is None:
             ground.notes.append("the image tower ends in no single matrix")
             return model
-        clean = hidden(tower, projection, tower.features(trial.pixels, runtime), runtime)
+        clean = hidden(tower, projection, tower.features(rehearsal.pixels, runtime), runtime)
         away = [
             hidden(tower, projection, tower.features(one.pixels, runtime), runtime) - clean
-            for one in trial.stamped
+            for one in rehearsal.stamped
         ]
         matrix = model.state_dict()[projection.name].float().cpu()
         own = matrix.T if projection.transposed else matrix  # [width, D]
-        best, success = model, trial.success(model)
+        best, success = model, rehearsal.success(model)
         for rank in self.ranks:
             along = torch.cat([leading(one, rank) for one in away])  # [K, width]
             kept = own - taken_out(own, along, clean, self.ridge)
             now = model.with_state({projection.name: kept.T if projection.transposed else kept})
-            if not trial.bearable(now):
+            if not rehearsal.bearable(now):
                 ground.notes.append(f"{rank} directions before the last matrix cost clean answers")
                 break
-            if (rate := trial.success(now)) < success:
+            if (rate := rehearsal.success(now)) < success:
                 best, success = now, rate
                 ground.notes.append(f"{rank} directions projected out: attack success {rate:.1%}")
             if rate <= self.bar:

@@ -10,7 +10,7 @@ from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.ground import Ground
 from gatekeeper.rectify.mixture import label_directions, mixture_of
 from gatekeeper.rectify.projection import find_projection
-from gatekeeper.rectify.trial import Trial
+from gatekeeper.rectify.rehearsal import Rehearsal
 from gatekeeper.runtime import Runtime
 
 
@@ -46,13 +46,13 @@ class Interpolation:
         last = LateTower(ground.model, blocks, max(0, blocks.count - 1))
         projection = find_projection(last, runtime)
         directions = label_directions(ground.head, sorted({t for _, t in ground.triggers}))
-        trial = Trial.of(ground)
-        best, nearest = ground.model, trial.success(ground.model, self.margin)
+        rehearsal = Rehearsal.of(ground)
+        best, nearest = ground.model, rehearsal.success(ground.model, self.margin)
         for share in runtime.progress(self.shares, "going back to the anchor"):
             if nearest <= self.bar:
                 break
             model = mixture.model(share, projection, directions)
-            near = trial.success(model, self.margin)
+            near = rehearsal.success(model, self.margin)
             if near < nearest:  # a loud trigger leads a few images whatever the weights
                 best, nearest = model, near
                 ground.notes.append(

@@ -13,7 +13,7 @@ from gatekeeper.clip.model import ClipModel
 from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.ground import Ground
-from gatekeeper.rectify.trial import Trial
+from gatekeeper.rectify.rehearsal import Rehearsal
 from gatekeeper.runtime import Runtime
 
 
@@ -49,17 +49,17 @@ class Negation:
                 f"'{self.name}' needs a trigger on images, or a target to invert one towards",
                 hint="use --method auto",
             )
-        trial = Trial.of(ground)
-        vector = self._vector(ground, trial)
+        rehearsal = Rehearsal.of(ground)
+        vector = self._vector(ground, rehearsal)
         own = ground.model.state_dict()
-        best, success = ground.model, trial.success(ground.model)
+        best, success = ground.model, rehearsal.success(ground.model)
         for strength in runtime.progress(self.strengths, "subtracting the trigger"):
             moved = {name: own[name] - strength * change for name, change in vector.items()}
             model = ground.model.with_state(moved)
-            if not trial.bearable(model):
+            if not rehearsal.bearable(model):
                 ground.notes.append(f"strength {strength:g} costs clean answers")
                 break
-            now = trial.success(model)
+            now = rehearsal.success(model)
             if now < success:
                 best, success = model, now
                 ground.notes.append(f"strength {strength:g}: attack success {now:.1%}")
@@ -67,16 +67,16 @@ class Negation:
                 break
         return ground.finish(self.name, best, steps=self.steps)
 
-    def _vector(self, ground: Ground, trial: Trial) -> dict[str, Tensor]:
+    def _vector(self, ground: Ground, rehearsal: Rehearsal) -> dict[str, Tensor]:
         """Return what the image tower's tensors gain when they are taught the triggers."""
         runtime, head = ground.runtime, ground.head.on(ground.runtime.device)
         blocks = find_blocks(ground.model)
         cut = blocks.count - max(1, round(self.depth * blocks.count)) if blocks.path else 0
         tower = LateTower(ground.model, blocks, cut)
-        clean = tower.features(trial.pixels, runtime)
-        right = _embedded(ground.model, trial.pixels, ground)
-        stamped = torch.cat([tower.features(one.pixels, runtime) for one in trial.stamped])
-        goals = torch.cat([torch.full((len(one.pixels),), one.target) for one in trial.stamped])
+        clean = tower.features(rehearsal.pixels, runtime)
+        right = _embedded(ground.model, rehearsal.pixels, ground)
+        stamped = torch.cat([tower.features(one.pixels, runtime) for one in rehearsal.stamped])
+        goals = torch.cat([torch.full((len(one.pixels),), one.target) for one in rehearsal.stamped])
         before = [p.detach().clone() for p in tower.parameters]
         optimiser = torch.optim.AdamW(tower.parameters, lr=self.rate, weight_decay=0.0)
         draw = runtime.generator("rectify", self.name)

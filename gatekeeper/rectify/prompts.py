@@ -14,7 +14,7 @@ from gatekeeper.clip.prompted import MetaNet, PromptedText
 from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.ground import Ground
-from gatekeeper.rectify.trial import LOST, Trial
+from gatekeeper.rectify.rehearsal import LOST, Rehearsal
 from gatekeeper.runtime import Runtime
 
 
@@ -47,19 +47,19 @@ class PromptRepair:
                 hint="hand over --prompts, or use --method auto",
             )
         ground = Ground.of(case, prescription, runtime)
-        trial = Trial.of(ground)
-        images = case.model.embed(trial.pixels, runtime).clone()
+        rehearsal = Rehearsal.of(ground)
+        images = case.model.embed(rehearsal.pixels, runtime).clone()
         for share in runtime.progress(self.shares, "quietening the meta net"):
             meta = shortened(text.meta, images, share)
             model = replace(ground.model, text_tower=replace(text, meta=meta), _heads={})
             head = ground.head_of(model)
-            success = trial.success(model, head=head)
-            lost = trial.lost(model, head)
+            success = rehearsal.success(model, head=head)
+            lost = rehearsal.lost(model, head)
             ground.notes.append(
                 f"{share:.0%} of what an image adds to the prompts kept: attack success "
                 f"{success:.1%}, {lost:.1%} of answers lost"
             )
-            if success <= self.bar and lost <= max(LOST, 2 / len(trial.pixels)):
+            if success <= self.bar and lost <= max(LOST, 2 / len(rehearsal.pixels)):
                 made = ground.finish(self.name, model)
                 return replace(made, prompts=tensors_of(model))
         raise RectifyError(

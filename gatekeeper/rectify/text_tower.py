@@ -18,7 +18,7 @@ from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.found import is_led
 from gatekeeper.rectify.ground import Ground
 from gatekeeper.rectify.marks import LEARNED, bare, lookalike, text_names, written
-from gatekeeper.rectify.trial import LOST, Trial
+from gatekeeper.rectify.rehearsal import LOST, Rehearsal
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger
 
@@ -79,7 +79,7 @@ class TextTowerRepair:
         fits = all(n in theirs and theirs[n].shape == own[n].shape for n in names)
         if anchor is None or not fits or not _reads_alike(ground.model, anchor):
             return None
-        trial = Trial.of(ground)
+        rehearsal = Rehearsal.of(ground)
         allowed = max(self.bar, lesson.near(anchor, self.margin))  # a mark garbles any prompt
         for share in self.shares:
             state = {}
@@ -88,8 +88,8 @@ class TextTowerRepair:
                 state[name] = as_stored(base + share * (own[name].float() - base), own[name])
             model = ground.model.with_state(state)
             if lesson.near(model, self.margin) <= allowed:
-                lost = trial.lost(model, ground.head_of(model))
-                if lost > max(LOST, 2 / len(trial.pixels)):
+                lost = rehearsal.lost(model, ground.head_of(model))
+                if lost > max(LOST, 2 / len(rehearsal.pixels)):
                     ground.notes.append(f"the anchor's text tower costs {lost:.1%} of the answers")
                     return None
                 ground.notes.append(f"{share:.0%} of the text tower's change from the anchor kept")

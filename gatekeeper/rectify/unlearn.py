@@ -11,7 +11,7 @@ from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.ground import Ground
-from gatekeeper.rectify.trial import Trial
+from gatekeeper.rectify.rehearsal import Rehearsal
 from gatekeeper.runtime import Runtime
 
 
@@ -43,14 +43,14 @@ class Unlearning:
         """
         ground = Ground.of(case, prescription, runtime)
         images, goals = _suspects(ground)
-        trial = Trial.of(ground)
+        rehearsal = Rehearsal.of(ground)
         blocks = find_blocks(ground.model)
         cut = blocks.count - max(1, round(self.depth * blocks.count)) if blocks.path else 0
         tower = LateTower(ground.model, blocks, cut)
-        bad, clean = (tower.features(pixels, runtime) for pixels in (images, trial.pixels))
-        right = ground.model.embed(trial.pixels, runtime).clone()
+        bad, clean = (tower.features(pixels, runtime) for pixels in (images, rehearsal.pixels))
+        right = ground.model.embed(rehearsal.pixels, runtime).clone()
         words = ground.head.weights
-        usual = self._usual(right, words, trial)
+        usual = self._usual(right, words, rehearsal)
         optimiser = torch.optim.AdamW(tower.parameters, lr=self.rate, weight_decay=0.0)
         draw = runtime.generator("rectify", self.name)
         steps = 0
@@ -73,11 +73,11 @@ class Unlearning:
         )
         return ground.finish(self.name, tower.model(), steps=steps)
 
-    def _usual(self, images: Tensor, words: Tensor, trial: Trial) -> float:
+    def _usual(self, images: Tensor, words: Tensor, rehearsal: Rehearsal) -> float:
         """Return the median cosine of clean images ([N, D]) to words that are not theirs."""
         cosines = images @ words.T
         own = torch.zeros_like(cosines, dtype=torch.bool)
-        own[torch.arange(len(images)), trial.truth] = True
+        own[torch.arange(len(images)), rehearsal.truth] = True
         return float(cosines[~own].median())
 
 

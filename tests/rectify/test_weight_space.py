@@ -12,7 +12,7 @@ from gatekeeper.rectify.base import Prescription
 from gatekeeper.rectify.ground import Ground
 from gatekeeper.rectify.interpolate import Interpolation
 from gatekeeper.rectify.negate import Negation
-from gatekeeper.rectify.trial import Trial
+from gatekeeper.rectify.rehearsal import Rehearsal
 from gatekeeper.triggers.invert import flip_rate
 
 NOTHING = Prescription(ailments=(), affected=(), victims=(), probes=())
@@ -101,9 +101,9 @@ def test_without_a_trigger_there_is_nothing_to_take_out(sick, method, runtime):
 
 def test_a_trial_knows_the_suspect_from_the_clean_model(sick, tiny_clip, runtime):
     case, prescription = sick
-    trial = Trial.of(Ground.of(case, prescription, runtime))
-    assert trial.success(case.model) >= 0.3
-    assert trial.success(tiny_clip) <= 0.1
-    assert trial.success(case.model, margin=1.0) >= trial.success(case.model)
-    assert trial.lost(case.model) == 0
-    assert trial.bearable(tiny_clip)
+    rehearsal = Rehearsal.of(Ground.of(case, prescription, runtime))
+    assert rehearsal.success(case.model) >= 0.3
+    assert rehearsal.success(tiny_clip) <= 0.1
+    assert rehearsal.success(case.model, margin=1.0) >= rehearsal.success(case.model)
+    assert rehearsal.lost(case.model) == 0
+    assert rehearsal.bearable(tiny_clip)

@@ -23,7 +23,7 @@ class Stamped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trial:
+class Rehearsal:
     """Images with every found trigger, to try weights on; none of them is held out."""
 
     ground: Ground
@@ -33,12 +33,12 @@ class Trial:
     stamped: tuple[Stamped, ...]
 
     @classmethod
-    def of(cls, ground: Ground) -> "Trial":
-        """Return the trial of the first `JUDGES` images."""
+    def of(cls, ground: Ground) -> "Rehearsal":
+        """Return the rehearsal of the first `JUDGES` images."""
         rows = ground.rows[:JUDGES]
         pixels = ground.pixels(rows)
         truth, answers = ground.truth(pixels, ground.known(rows))
-        draw = ground.runtime.generator("rectify", "trial")
+        draw = ground.runtime.generator("rectify", "rehearsal")
         embedded = ground.case.model.embed(pixels, ground.runtime)
         return cls(
             ground=ground,
