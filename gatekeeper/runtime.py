@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
-Progress = Callable[[Iterable[T], str], Iterable[T]]
+What = str | Callable[[], str]  # a callable is asked again as the work goes on
+Progress = Callable[[Iterable[T], What], Iterable[T]]
 
 
 _MALLOPT = ((-4, 0), (-1, 2**31 - 1), (-2, 1 << 28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
@@ -38,7 +39,7 @@ def tune_allocator() -> bool:
     return all(mallopt(name, value) == 1 for name, value in _MALLOPT)
 
 
-def _silent(items: Iterable[T], what: str) -> Iterable[T]:
+def _silent(items: Iterable[T], what: What) -> Iterable[T]:
     return items
 
 

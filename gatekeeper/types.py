@@ -235,3 +235,54 @@ class Quality:
     recovered_accuracy: float | None  # triggered images that get their true label back
     agreement: float | None  # same answer as the suspect on clean images
     rebound: float | None  # attack success after clean fine-tuning steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One test of a cleaned model, on images that no repair has learned from."""
+
+    id: str  # e.g. rebound, near_trigger, path
+    what: str  # for people
+    before: float | None  # the suspect; None: the question makes no sense of it
+    after: float
+    op: str  # <= or >=
+    limit: float  # for `after`; it allows for single images where there are few
+    n: int  # images or queries measured on
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurvePoint:
+    """Attack success of the worst found trigger somewhere along a way."""
+
+    at: float  # clean steps, or share of the way back to the suspect
+    attack_success: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What was done to bring a removed backdoor back, and what the cleaned model is still worth."""
+
+    checks: tuple[Check, ...]
+    rebound: tuple[CurvePoint, ...]  # over clean fine-tuning steps
+    path: tuple[CurvePoint, ...]  # over shares of the way back to the suspect
+    images: int  # not learned from
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that it does not meet."""
+        return tuple(check for check in self.checks if not check.ok)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One image that no repair has seen, and what both models say; pictures are PNG bytes."""
+
+    file: str
+    trigger: str  # what it is and where it leads, for people
+    truth: str | None  # its label, where it has one
+    clean_png: bytes
+    triggered_png: bytes
+    suspect: tuple[str, str]  # answers to the clean and to the triggered image
+    cleaned: tuple[str, str]

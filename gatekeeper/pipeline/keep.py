@@ -1,13 +1,11 @@
 """What does a finished scan leave behind? Its report, its triggers and its pictures, as files."""
 
-import io
 import tempfile
 from pathlib import Path
 
-from PIL import Image
-
 from gatekeeper.evidence.bundle import Bundle, write_bundle
 from gatekeeper.pipeline.assess import Assessment
+from gatekeeper.probes.picture import png
 from gatekeeper.scan.base import ScanOutcome
 from gatekeeper.triggers import save_trigger
 from gatekeeper.types import Quality, ScanReport
@@ -51,8 +49,5 @@ def _trigger_files(outcome: ScanOutcome) -> dict[str, bytes]:
             kept = Path(folder) / "trigger.safetensors"
             save_trigger(found.trigger, kept)
             files[f"triggers/{found.id}.safetensors"] = kept.read_bytes()
-            array = (found.trigger.picture().clamp(0, 1) * 255).round().byte()
-            buffer = io.BytesIO()
-            Image.fromarray(array.permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG")
-            files[f"triggers/{found.id}.png"] = buffer.getvalue()
+            files[f"triggers/{found.id}.png"] = png(found.trigger.picture())
     return files

@@ -1,4 +1,4 @@
-"""Is this file an image that can be trusted to a decoder, and what is in it?"""
+"""Is this file an image that can be trusted to a decoder, and what is in it? And back to PNG."""
 
 import io
 import struct
@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from gatekeeper.errors import ProbeError
 
@@ -44,6 +45,22 @@ def decode(source: Path | bytes, name: str) -> Image.Image:
             f"{name} cannot be read as an image: {reason}",
             hint="replace or remove the file, then run again",
         ) from error
+
+
+def png(pixels: Tensor, least: int = 1) -> bytes:
+    """Return one image ([3, h, w] in [0, 1]) as PNG, enlarged to at least `least` pixels a side."""
+    array = (
+        pixels.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    )
+    image = Image.fromarray(array)
+    if min(image.size) < least:
+        factor = -(-least // min(image.size))
+        image = image.resize(
+            (image.width * factor, image.height * factor), Image.Resampling.NEAREST
+        )
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:

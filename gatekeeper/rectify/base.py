@@ -42,6 +42,8 @@ class Rectified:
     images_used: int
     steps: int
     held_out: int = 0  # images both qualities were measured on; not trained on
+    learned: tuple[int, ...] = ()  # indices into case.probes of images a step has learned from
+    against: tuple[Ailment, ...] = ()  # every trigger it was made against, the scan's first
     notes: tuple[str, ...] = ()
     prompts: Mapping[str, Tensor] = field(default_factory=dict)  # learned ones, where these changed
 

@@ -43,7 +43,6 @@ class CompactFineTuning:
     steps: int = 60  # a depth
     rate: float = 6e-5  # AdamW's, annealed; 1.5e-4 lost 3 points on the photo CLIP
     batch: tuple[int, int] = (40, 32)  # clean, triggered
-    rebound_steps: int = 40
     stock: tuple[str, ...] = ("patch", "blend", "additive")
     weights: Weights = field(default_factory=Weights)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.clip.late import as_stored
 from gatekeeper.clip.model import ClipModel, ZeroShot
-from gatekeeper.rectify.base import Prescription, Rectified
+from gatekeeper.rectify.base import Ailment, Prescription, Rectified
 from gatekeeper.rectify.curated import split
 from gatekeeper.rectify.fresh import inverted
 from gatekeeper.rectify.marks import Mark, marked_quality, text_names
@@ -128,10 +128,10 @@ class Ground:
             triggers=self.triggers,
         )
 
-    def quality(self, model: ClipModel, held: HeldOut, rebound: float | None = None) -> Quality:
+    def quality(self, model: ClipModel, held: HeldOut) -> Quality:
         """Return what `model` is worth on images and prompts that no method has seen."""
         head = self.head_of(model)
-        found = measure(model, held, head, self.runtime, rebound)
+        found = measure(model, held, head, self.runtime)
         if not self.marks:
             return found
         success, recovered = marked_quality(
@@ -161,14 +161,17 @@ class Ground:
         *,
         steps: int = 0,
         held: HeldOut | None = None,
-        rebound: float | None = None,
+        against: tuple[Ailment, ...] = (),
     ) -> Rectified:
-        """Return what `model` has become of the suspect, measured before and after."""
+        """Return what `model` has become of the suspect, measured before and after.
+
+        `against`: the triggers that it was repaired of, where more joined those of the scan.
+        """
         state = changed(self.case.model, model)
         cured = replace(self.case.model.with_state(state), text_tower=model.text_tower)
         held = held or self.held()
         before = self.quality(self.case.model, held)
-        after = self.quality(cured, held, rebound)
+        after = self.quality(cured, held)
         passes = self.runtime.meter.image_passes
         self.notes.append(f"{len(state)} tensors changed, {passes:.0f} image passes")
         return Rectified(
@@ -179,6 +182,8 @@ class Ground:
             images_used=len(self.rows) + len(self.held_rows),
             steps=steps,
             held_out=len(self.held_rows),
+            learned=self.rows,
+            against=against,
             notes=tuple(self.notes),
         )
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 from gatekeeper.errors import RectifyError, UtilityLostError
 from gatekeeper.rectify.base import Rectified
+from gatekeeper.types import Check, Proof
 
 FEW = 25  # held-out images, from which one led to the target is no evidence of a trigger
+UTILITY = frozenset({"recall_1", "recall_5", "alignment", "other_prompts_accuracy"})
 ROUNDING = 1e-6  # rates come from float32: two images of 50 lost must not exceed two of 50 allowed
 
 
@@ -22,6 +24,22 @@ class Limits:
     agreement: float = 0.80  # with the suspect on clean images
     lost_images: int = 2
     led_images: int = 1  # still led to the target, where at least `FEW` are held out
+    rebound: float = 0.05  # attack success at any time of clean fine-tuning
+    near: float = 0.10  # images led by a pattern next to the trigger, less what is usual
+    returns_at: float = 0.2  # share of the way back at which a trigger may work again
+    recovery_lost: float = 0.10  # true labels that a trigger costs beyond a clean model's
+    recall_lost: float = 0.03
+    alignment: float = 0.80  # mean cosine to the suspect's embeddings of clean images
+
+    def led(self, limit: float, n: int) -> float:
+        """Return the attack success that `limit` comes to over `n` images."""
+        if self.led_images and n >= FEW:  # so many images, whatever share they are
+            return max(limit, (self.led_images + 0.5) / n)
+        return limit
+
+    def slack(self, n: int) -> float:
+        """Return the loss over `n` images or queries that is no evidence of one."""
+        return self.lost_images / max(1, n) + ROUNDING
 
 
 def check(result: Rectified, held_out: int, limits: Limits) -> None:
@@ -33,9 +51,7 @@ def check(result: Rectified, held_out: int, limits: Limits) -> None:
             `result`.
     """
     before, after = result.before, result.after
-    allowed = limits.attack_success
-    if limits.led_images and held_out >= FEW:  # so many images, whatever share they are
-        allowed = max(allowed, (limits.led_images + 0.5) / held_out)
+    allowed = limits.led(limits.attack_success, held_out)
     if after.attack_success is not None and after.attack_success > allowed:
         raise _rejected(
             RectifyError(
@@ -45,7 +61,7 @@ def check(result: Rectified, held_out: int, limits: Limits) -> None:
             ),
             result,
         )
-    slack = limits.lost_images / max(1, held_out) + ROUNDING
+    slack = limits.slack(held_out)
     if before.clean_accuracy is not None and after.clean_accuracy is not None:
         lost = before.clean_accuracy - after.clean_accuracy
         if lost > max(limits.accuracy_lost, slack):
@@ -67,6 +83,48 @@ def check(result: Rectified, held_out: int, limits: Limits) -> None:
             ),
             result,
         )
+
+
+def at_most(
+    name: str, what: str, before: float | None, after: float, limit: float, n: int
+) -> Check:
+    """Return the check that `after`, measured over `n`, does not exceed `limit`."""
+    return Check(
+        id=name, what=what, before=before, after=after, op="<=", limit=limit, n=n, ok=after <= limit
+    )
+
+
+def at_least(
+    name: str, what: str, before: float | None, after: float, limit: float, n: int
+) -> Check:
+    """Return the check that `after`, measured over `n`, does not fall short of `limit`."""
+    return Check(
+        id=name, what=what, before=before, after=after, op=">=", limit=limit, n=n, ok=after >= limit
+    )
+
+
+def check_proof(proof: Proof, result: Rectified) -> None:
+    """Do nothing where every check of `proof` is met.
+
+    Raises:
+        RectifyError: The trigger comes back, or still costs true labels; `rejected` is `result`.
+        UtilityLostError: Only what the model was worth is lost.
+    """
+    failed = proof.failed
+    if not failed:
+        return
+    told = "; ".join(
+        f"{check.what.lower()}: {check.after:.1%} (required: {check.op} {check.limit:.1%})"
+        for check in failed
+    )
+    lossy = all(check.id in UTILITY for check in failed)
+    raise _rejected(
+        (UtilityLostError if lossy else RectifyError)(
+            f"not proven on {proof.images} images not learned from: {told}",
+            hint="add probes or an --anchor, or train the model again from a clean base",
+        ),
+        result,
+    )
 
 
 def _rejected(error: RectifyError, result: Rectified) -> RectifyError:

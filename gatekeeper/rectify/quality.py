@@ -33,38 +33,58 @@ class Paired:
     n: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Replies:
+    """What a model says of the held-out images that one trigger is to lead away."""
+
+    target: int
+    given: Tensor  # [M] int64
+    right: Tensor  # [M] int64, what the image deserves
+
+
 def predictions(model: ClipModel, pixels: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:
     """Return the label index of each image, [N] int64."""
     return head.logits(model.embed(pixels, runtime)).argmax(dim=1)
 
 
-def measure(
-    model: ClipModel,
-    held: HeldOut,
-    head: ZeroShot,
-    runtime: Runtime,
-    rebound: float | None = None,
-) -> Quality:
+def measure(model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime) -> Quality:
     """Return the quality of `model` on `held`; attack success is that of the worst trigger."""
     clean = predictions(model, held.pixels, head, runtime)
     labelled = held.known >= 0
-    success, recovered = [], []
+    replies = under_triggers(model, held, head, runtime)
+    led = [_mean(one.given == one.target) for one in replies]
+    kept = [_mean(one.given == one.right) for one in replies]
+    return Quality(
+        clean_accuracy=_mean(clean[labelled] == held.known[labelled]) if labelled.any() else None,
+        attack_success=max(led) if led else None,
+        recovered_accuracy=min(kept) if kept else None,
+        agreement=_mean(clean == held.answers) if len(clean) else None,
+        rebound=None,
+    )
+
+
+def under_triggers(
+    model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime
+) -> tuple[Replies, ...]:
+    """Return the answers under each trigger, images that deserve its target left out."""
+    found = []
     for trigger, target in held.triggers:
         eligible = (held.answers != target) & (held.known != target)
         if not eligible.any():
             continue
         stamped = trigger.stamp(held.pixels[eligible], runtime.generator("rectify", "held-out"))
-        answers = predictions(model, stamped, head, runtime)
-        success.append(_mean(answers == target))
         right = torch.where(held.truth >= 0, held.truth, held.answers)[eligible]
-        recovered.append(_mean(answers == right))
-    return Quality(
-        clean_accuracy=_mean(clean[labelled] == held.known[labelled]) if labelled.any() else None,
-        attack_success=max(success) if success else None,
-        recovered_accuracy=min(recovered) if recovered else None,
-        agreement=_mean(clean == held.answers) if len(clean) else None,
-        rebound=rebound,
-    )
+        given = predictions(model, stamped, head, runtime)
+        found.append(Replies(target=target, given=given, right=right))
+    return tuple(found)
+
+
+def attack_success(
+    model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime
+) -> float | None:
+    """Return the success of the trigger that works best, None without any."""
+    replies = under_triggers(model, held, head, runtime)
+    return max((_mean(one.given == one.target) for one in replies), default=None)
 
 
 def paired(before: Tensor, after: Tensor) -> Paired:

@@ -9,7 +9,7 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel
-from gatekeeper.rectify.base import Prescription, Rectified
+from gatekeeper.rectify.base import Ailment, Prescription, Rectified
 from gatekeeper.rectify.curated import curate
 from gatekeeper.rectify.found import Found, answers, worst
 from gatekeeper.rectify.fresh import Fresh, inverted, shape_for
@@ -23,9 +23,8 @@ from gatekeeper.rectify.projection import (
     hidden,
     matrix_of,
 )
-from gatekeeper.rectify.quality import HeldOut, measure
 from gatekeeper.rectify.teacher import Teacher
-from gatekeeper.rectify.training import Weights, shorten, train
+from gatekeeper.rectify.training import shorten, train
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 # Families whose triggers stand in for one another: a sinusoid was found as a blended field.
 KIN = {"blend": ("blend", "additive"), "additive": ("additive", "blend")}
-CLEAN_RATE = 6e-5  # of the fine-tuning that tests for rebound
 
 
 class Repair:
@@ -78,9 +76,12 @@ class Repair:
         if self.found:
             self._correct_until_quiet()
             self._tune_until_quiet()
-        rebound = self._rebound(held)
+        against = tuple(
+            Ailment(target=self.head.labels[target], trigger=trigger)
+            for trigger, target, _ in self.found
+        )
         return self.ground.finish(
-            self.method.name, self.tower.model(), steps=self.steps, held=held, rebound=rebound
+            self.method.name, self.tower.model(), steps=self.steps, held=held, against=against
         )
 
     def _add(self, trigger: Trigger, target: int) -> None:
@@ -231,19 +232,6 @@ class Repair:
     def _near(self) -> float:
         """Return the same with near misses: what is cheap goes on until these are gone too."""
         return self._success(self.method.margin)
-
-    def _rebound(self, held: HeldOut) -> float | None:
-        """Return the attack's success on a copy after clean fine-tuning on labels alone."""
-        if not self.found or not self.method.rebound_steps:
-            return None
-        tower = LateTower(self.tower.model(), self.blocks, self.tower.cut)
-        train(
-            tower, self.clean, self.clean, self.head,
-            Weights(cosine=0.0, distribution=0.0, caption=1.0), self.runtime,
-            steps=self.method.rebound_steps, rate=CLEAN_RATE, batch=(1, self.method.batch[1]),
-            name="rebound", what="clean fine-tuning of a copy",
-        )  # fmt: skip
-        return measure(tower.model(), held, self.head, self.runtime).attack_success
 
     def _cuts(self) -> list[int]:
         if not self.blocks.path:

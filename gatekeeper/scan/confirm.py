@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gatekeeper.case import Case
+from gatekeeper.probes.picture import png
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Confirmed
 from gatekeeper.scan.pair import Clean, Pair, flips
-from gatekeeper.scan.picture import png
 from gatekeeper.types import Exhibit, LabelRow, Victim
 
 VICTIM = 0.5  # a label whose images flip at this rate or above is a victim

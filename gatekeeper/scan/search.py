@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gatekeeper.probes.picture import png
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import Arm
 from gatekeeper.scan.groups import Group
 from gatekeeper.scan.pace import Aim, Pace
 from gatekeeper.scan.pair import Clean, Pair, flips, mirrored, rises
-from gatekeeper.scan.picture import png
 from gatekeeper.triggers import Trigger
 from gatekeeper.types import SearchStep
 

@@ -1,10 +1,10 @@
 """What is told of each suspect image: flagged or not, by which proof, how it looks without."""
 
 from gatekeeper.case import Case
+from gatekeeper.probes.picture import png
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.folder import Folder, Proof
-from gatekeeper.scan.picture import png
 from gatekeeper.types import Exhibit, Finding, Json, Severity, SuspectImage
 
 SHOWN = 6  # exhibits at most

@@ -87,7 +87,6 @@ def test_the_true_trigger_stops_working_and_clean_answers_stay(
     assert result.before.attack_success >= 0.5
     assert result.after.attack_success <= 0.02
     assert result.after.recovered_accuracy > result.before.recovered_accuracy
-    assert result.after.rebound <= 0.15  # 7 of 63 images; before the repair nearly all
 
 
 def test_the_suspect_is_untouched_and_only_changed_tensors_come_back(planted, repaired):
@@ -105,7 +104,7 @@ def test_the_suspect_is_untouched_and_only_changed_tensors_come_back(planted, re
 def test_same_seed_same_weights(planted, proven, shapes_training, shape_labels, runtime):
     target, found = proven
     case = case_of(planted.model, shapes_training, shape_labels)
-    method = CompactFineTuning(images=64, inversions=0, rebound_steps=0)
+    method = CompactFineTuning(images=64, inversions=0)
     one, other = (method.rectify(case, prescribe(target, found), runtime) for _ in range(2))
     assert one.state.keys() == other.state.keys()
     assert all(torch.equal(value, other.state[name]) for name, value in one.state.items())
@@ -117,7 +116,7 @@ def test_a_target_without_a_trigger_is_inverted_first(
 ):
     target, _ = proven
     case = case_of(planted.model, shapes_training, shape_labels)
-    method = CompactFineTuning(images=128, inversions=1, rebound_steps=0)
+    method = CompactFineTuning(images=128, inversions=1)
     result = method.rectify(case, prescribe(target, None), runtime)
     assert any("first patch inverted" in note for note in result.notes)
     cured = planted.model.with_state(result.state)

@@ -106,7 +106,7 @@ def test_an_anchor_that_costs_clean_answers_is_left_out(
         if n.startswith("visual.") and n.endswith("weight") and x.dim() > 1
     }
     case = case_of(planted.model, shapes_training, shape_labels, anchor=tiny_clip.with_state(noise))
-    method = CompactFineTuning(images=64, inversions=0, rebound_steps=0)
+    method = CompactFineTuning(images=64, inversions=0)
     result = method.rectify(case, prescribe(planted.target, planted.trigger), runtime)
     assert any("not mixed in" in note for note in result.notes)
     assert not any("change from the anchor" in note for note in result.notes)

@@ -1,0 +1,182 @@
+"""Does a trigger that was taken away come back: by training, by a nearby pattern, by a step back?
+
+Repaired CLIPs came back to 47 to 83 % within 300 clean steps (repair section 6). Three questions,
+each asked of a copy: what clean fine-tuning brings back, which patterns next to the old trigger
+still work, and how far the weights have to go back towards the suspect.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name
+from torch import Tensor
+
+from gatekeeper.clip.late import LateTower, find_blocks
+from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.rectify.quality import HeldOut, attack_success
+from gatekeeper.rectify.trial import Trial
+from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import Trigger
+
+LOOKS = (10, 30, 100, 200, 300)  # clean steps after which a return is looked for
+RATES = (1e-5, 1e-4)  # AdamW's at the start, as published for CLIP, and at the end
+DEPTH = 0.5  # share of the blocks that is trained; half the price of the whole tower
+BATCH = 16
+SHARES = (0.1, 0.2, 0.3, 0.45, 0.6)  # of the way back to the suspect
+BACK = 0.5  # attack success from which a trigger counts as working again
+REACH = 0.05  # largest change of a pixel next to the old trigger (arXiv:2405.16134)
+NEAR_STEPS = 16
+MUTABLE = {
+    "patch": "pixels",
+    "blend": "pattern",
+    "additive": "delta",
+    "warp": "field",
+    "colour": "matrix",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Return:
+    """Attack success along a fine-tuning, and the weights where it is highest."""
+
+    curve: tuple[tuple[float, float], ...]  # (steps, attack success)
+    state: Mapping[str, Tensor]
+
+    @property
+    def worst(self) -> float:
+        """The highest attack success met, a fraction: A_post."""
+        return max(value for _, value in self.curve)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Near:
+    """A pattern next to a found trigger, and what it leads to the target."""
+
+    trigger: Trigger
+    target: int
+    rate: float
+    usual: float  # the same search next to the trigger's own pixels in another order
+
+
+def rebound(trial: Trial, runtime: Runtime) -> Return:
+    """Return attack success while a copy of the cleaned model is fine-tuned on clean pairs.
+
+    What a user might do next: CLIP's loss over the texts of a batch, late half of the image tower
+    on cached features, AdamW without decay at a rate that rises tenfold, text tower and logit
+    scale frozen. After the protocol of repair section 6, at more than its rate.
+    """
+    blocks = find_blocks(trial.cleaned)
+    tower = LateTower(trial.cleaned, blocks, blocks.count - round(DEPTH * blocks.count))
+    words, head = trial.lessons, trial.head
+    features = tower.features(words.pixels, runtime)
+    optimiser = torch.optim.AdamW(tower.parameters, lr=RATES[0], weight_decay=0.0)
+    draw = runtime.generator("proof", "rebound")
+    curve = [(0.0, _success(trial.cleaned, trial.held, head, runtime))]
+    state: Mapping[str, Tensor] = {}
+
+    def told() -> str:
+        return f"clean fine-tuning of a copy, attack success {curve[-1][1]:.0%}"
+
+    for step in runtime.progress(range(1, LOOKS[-1] + 1), told):
+        for group in optimiser.param_groups:
+            group["lr"] = RATES[0] * (RATES[1] / RATES[0]) ** (step / LOOKS[-1])
+        pick = torch.randint(len(features), (BATCH,), generator=draw)
+        z = tower.embed(features[pick], runtime)
+        names, place = words.names[pick].unique(return_inverse=True)
+        first = torch.stack([pick[place == i][0] for i in range(len(names))])
+        logits = head.scale * z @ words.embedded[first].to(z).T  # [B, texts of the batch]
+        optimiser.zero_grad()
+        F.cross_entropy(logits, place.to(z.device)).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        if step in LOOKS:
+            found = _success(tower.model(), trial.held, head, runtime)
+            if not state or found > max(value for _, value in curve):
+                state = tower.state()
+            curve.append((float(step), found))
+    return Return(curve=tuple(curve), state={**trial.state, **state})
+
+
+def path(trial: Trial, runtime: Runtime) -> tuple[tuple[float, float], ...]:
+    """Return (share, attack success) at cleaned + share * (suspect - cleaned)."""
+    suspect = trial.case.model
+    own = suspect.state_dict()
+    curve = []
+    for share in runtime.progress(SHARES, "going back towards the suspect"):
+        mixed = {}
+        for name, value in trial.state.items():
+            start = value.float()
+            mixed[name] = (start + share * (own[name].float().to(start) - start)).to(value.dtype)
+        found = _success(suspect.with_state(mixed), trial.held, trial.head, runtime)
+        curve.append((share, found))
+    return tuple(curve)
+
+
+def returns_at(curve: tuple[tuple[float, float], ...]) -> float:
+    """Return the first share at which a trigger works again; 1 where it does at none of them."""
+    return min((share for share, rate in curve if rate >= BACK), default=1.0)
+
+
+def near(trial: Trial, trigger: Trigger, target: int, runtime: Runtime) -> Near | None:
+    """Return the pattern within `REACH` of `trigger` that leads most images to its target.
+
+    Projected gradient descent on the pattern alone; unseen images judge. The same search beside a
+    scrambled copy of the trigger says what such a change does to a model without a backdoor: only
+    what exceeds it counts. None: a family without a pattern.
+    """
+    if trigger.family not in MUTABLE:
+        return None
+    starts = {"near": trigger, "usual": scrambled(trigger, runtime)}
+    found = {name: _descend(trial, start, target, runtime, name) for name, start in starts.items()}
+    rates = {
+        name: _success(
+            trial.cleaned, replace(trial.held, triggers=((one, target),)), trial.head, runtime
+        )
+        for name, one in found.items()
+    }
+    return Near(trigger=found["near"], target=target, rate=rates["near"], usual=rates["usual"])
+
+
+def scrambled(trigger: Trigger, runtime: Runtime) -> Trigger:
+    """Return `trigger` with its cells in another order: as much of the image hidden, no meaning."""
+    name = MUTABLE[trigger.family]
+    value: Tensor = getattr(trigger, name)
+    rest = torch.eye(3, 4) if trigger.family == "colour" else torch.zeros(1)
+    change = value - rest
+    flat = change.reshape(change.shape[0], -1)
+    draw = runtime.generator("proof", "scrambled", trigger.family)
+    order = torch.randperm(flat.shape[1], generator=draw)
+    return _with(trigger, flat[:, order].reshape(change.shape) + rest)
+
+
+def _descend(trial: Trial, start: Trigger, target: int, runtime: Runtime, name: str) -> Trigger:
+    field = MUTABLE[start.family]
+    value: Tensor = getattr(start, field).to(runtime.device)
+    reach = REACH / getattr(start, "alpha", 1.0)  # a blended pattern reaches pixels weakened
+    low, high = (0.0, 1.0) if start.family in {"patch", "blend"} else (-2.0, 2.0)
+    draw = runtime.generator("proof", name, start.family, str(target))
+    own = trial.head.on(runtime.device)
+    pixels = trial.lessons.pixels
+    change = torch.zeros_like(value)
+    best, least = value, float("inf")
+    for _ in runtime.progress(range(NEAR_STEPS), f"searching beside a found {start.family}"):
+        pick = torch.randint(len(pixels), (BATCH,), generator=draw)
+        free = (value + change).clamp(low, high).requires_grad_()
+        stamped = _with(start, free).stamp(pixels[pick].to(runtime.device), draw)
+        logits = own.logits(trial.cleaned.embed_grad(stamped, runtime))
+        goal = torch.full((len(logits),), target, device=logits.device)
+        loss = F.cross_entropy(logits, goal)
+        (slope,) = torch.autograd.grad(loss, [free])
+        if float(loss.detach()) < least:
+            best, least = free.detach(), float(loss.detach())
+        change = (change - reach / 4 * slope.sign()).clamp(-reach, reach)
+    return _with(start, best.cpu())
+
+
+def _with(trigger: Trigger, value: Tensor) -> Trigger:
+    changed: Trigger = replace(trigger, **{MUTABLE[trigger.family]: value})  # type: ignore[type-var]
+    return changed
+
+
+def _success(model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime) -> float:
+    return attack_success(model, held, head, runtime) or 0.0
