@@ -19,7 +19,9 @@ from gatekeeper.types import (
     Json,
     LabelRow,
     ModelFile,
+    Proof,
     Quality,
+    Reply,
     ScanReport,
     SearchStep,
 )
@@ -49,6 +51,8 @@ def write_bundle(
     before: Quality | None = None,
     after: Quality | None = None,
     rescan: ScanReport | None = None,
+    proof: Proof | None = None,
+    replies: Sequence[Reply] = (),
 ) -> Bundle:
     """Write report, pages, pictures and manifest to the folder `out`; return what was written.
 
@@ -68,6 +72,8 @@ def write_bundle(
         after: The cleaned model.
         rescan: The cleaned model's own scan, shown and linked as `rescan/report.html`; its
             bundle is written by the caller, since it has pictures of its own.
+        proof: What the cleaned model was put through.
+        replies: Images that no repair has seen, with both models' answers.
 
     Raises:
         EvidenceError: It cannot be written (exit code 4): nothing may be announced.
@@ -81,8 +87,27 @@ def write_bundle(
         before=before,
         after=after,
         rescan=rescan,
+        proof=proof,
+        replies=tuple(replies),
     )
     return _publish(out, _contents(page, validation or {}))
+
+
+def read_bundle(root: Path) -> Bundle:
+    """Return the bundle that lies in `root`, as its manifest tells.
+
+    Raises:
+        EvidenceError: There is none.
+    """
+    try:
+        manifest = (root / MANIFEST).read_bytes()
+        files = tuple(ModelFile(**file) for file in json.loads(manifest)["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EvidenceError(
+            f"{root} holds no complete evidence: {error}", hint="run the same command again"
+        ) from error
+    digest = hashlib.sha256(manifest).hexdigest()
+    return Bundle(root=root, files=files, digest=f"sha256:{digest}")
 
 
 def _publish(out: Path, contents: Mapping[str, bytes]) -> Bundle:
@@ -111,7 +136,9 @@ def _contents(page: ReportPage, validation: Mapping[str, Json]) -> dict[str, byt
     """Return every file of the bundle but the manifest, by relative path."""
     told = to_plain(validation, "validation")
     contents = {
-        "report.json": to_json(page.report, before=page.before, after=page.after).encode(),
+        "report.json": to_json(
+            page.report, before=page.before, after=page.after, proof=page.proof
+        ).encode(),
         "report.html": report_page(page).encode(),
         "validation.json": (dumps(told) + "\n").encode(),
         "validation.html": validation_page(page.report, validation).encode(),
@@ -121,6 +148,9 @@ def _contents(page: ReportPage, validation: Mapping[str, Json]) -> dict[str, byt
     for number, exhibit in enumerate(page.exhibits, 1):
         contents[f"exhibits/{number:03d}-clean.png"] = exhibit.clean_png
         contents[f"exhibits/{number:03d}-triggered.png"] = exhibit.triggered_png
+    for number, reply in enumerate(page.replies, 1):
+        contents[f"proof/{number:03d}-clean.png"] = reply.clean_png
+        contents[f"proof/{number:03d}-triggered.png"] = reply.triggered_png
     return contents
 
 
@@ -168,7 +198,7 @@ def _listed(out: Path) -> list[str]:
         names = [str(file["path"]) for file in document["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    ours = ("triggers", "exhibits")
+    ours = ("triggers", "exhibits", "proof")
     safe = [PurePosixPath(name) for name in names]
     return [
         str(path)

@@ -19,7 +19,9 @@ from gatekeeper.types import (
     Exhibit,
     Json,
     LabelRow,
+    Proof,
     Quality,
+    Reply,
     RuleResult,
     ScanReport,
     SearchStep,
@@ -44,6 +46,8 @@ class ReportPage:
     before: Quality | None = None
     after: Quality | None = None
     rescan: ScanReport | None = None
+    proof: Proof | None = None
+    replies: tuple[Reply, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ def report_page(page: ReportPage) -> str:
     """
     album = Album()
     report = page.report
-    raw = to_json(report, before=page.before, after=page.after)
+    raw = to_json(report, before=page.before, after=page.after, proof=page.proof)
     rows = sorted(page.label_rows, key=_label_order)
     return (
         _environment()
@@ -80,6 +84,7 @@ def report_page(page: ReportPage) -> str:
             decisive=_score_rule(report),
             compared=_compared(report),
             changes=_changes(page),
+            replies=[_reply(reply, album) for reply in page.replies],
             repeat=wording.repeat_command(report),
             next=wording.next_step(report, page.rescan),
             raw=_embedded(raw) if len(raw) <= RAW_CHARS else None,
@@ -145,6 +150,11 @@ def _exhibit(exhibit: Exhibit, album: Album) -> _Pictured:
         pictures=tuple(album.photo(png) for png in pair),
         frames=(None, box_style(exhibit.box, exhibit.triggered_png)),
     )
+
+
+def _reply(reply: Reply, album: Album) -> _Pictured:
+    pair = (reply.clean_png, reply.triggered_png)
+    return _Pictured(record=reply, pictures=tuple(album.photo(png) for png in pair))
 
 
 def _films(steps: tuple[SearchStep, ...], album: Album) -> dict[str, list[_Pictured]]:

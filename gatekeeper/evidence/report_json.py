@@ -6,11 +6,11 @@ from typing import Any
 
 from gatekeeper.errors import GatekeeperError
 from gatekeeper.evidence.records import dumps, from_plain, loads, schema_of, to_plain
-from gatekeeper.types import Json, Quality, ScanReport
+from gatekeeper.types import Json, Proof, Quality, ScanReport
 
 NAME = "gatekeeper.report/1"
 MAX_CHARS = 64 * 1024 * 1024  # a report of 10,000 suspects takes 3 MB
-_EXTRA = ("before", "after")
+_EXTRA = {"before": Quality, "after": Quality, "proof": Proof}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,10 +20,15 @@ class StoredReport:
     report: ScanReport
     before: Quality | None = None
     after: Quality | None = None
+    proof: Proof | None = None
 
 
 def to_json(
-    report: ScanReport, *, before: Quality | None = None, after: Quality | None = None
+    report: ScanReport,
+    *,
+    before: Quality | None = None,
+    after: Quality | None = None,
+    proof: Proof | None = None,
 ) -> str:
     """Return `report.json`: fields in contract order, mappings by key, one newline at the end.
 
@@ -36,9 +41,9 @@ def to_json(
     if not isinstance(plain, dict):  # a dataclass is an object; said for the type checker
         raise TypeError("a report is an object")
     document: dict[str, Json] = {"schema": plain.pop("schema"), **plain}
-    for name, quality in zip(_EXTRA, (before, after), strict=True):
-        if quality is not None:
-            document[name] = to_plain(quality, name)
+    for name, record in zip(_EXTRA, (before, after, proof), strict=True):
+        if record is not None:
+            document[name] = to_plain(record, name)
     return dumps(document) + "\n"
 
 
@@ -70,10 +75,10 @@ def read_report(text: str, *, origin: str = "report") -> StoredReport:
             hint="give a report.json that this release of `gatekeeper scan` wrote",
         )
     extra = {name: document.pop(name) for name in _EXTRA if name in document}
-    qualities = {
-        name: from_plain(Quality, value, f"{origin}.{name}") for name, value in extra.items()
+    records: dict[str, Any] = {
+        name: from_plain(_EXTRA[name], value, f"{origin}.{name}") for name, value in extra.items()
     }
-    return StoredReport(report=from_plain(ScanReport, document, origin), **qualities)
+    return StoredReport(report=from_plain(ScanReport, document, origin), **records)
 
 
 def report_schema() -> Mapping[str, Any]:
@@ -82,7 +87,7 @@ def report_schema() -> Mapping[str, Any]:
     properties = {"schema": {"const": NAME}, **body["properties"]}
     properties["schema"] = {"const": NAME}
     properties["score"]["anyOf"][0] |= {"minimum": 0, "maximum": 1}
-    properties |= {name: schema_of(Quality) for name in _EXTRA}
+    properties |= {name: schema_of(kind) for name, kind in _EXTRA.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": "urn:gatekeeper:report:1",

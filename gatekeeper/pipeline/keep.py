@@ -1,6 +1,7 @@
 """What does a finished scan leave behind? Its report, its triggers and its pictures, as files."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from gatekeeper.evidence.bundle import Bundle, write_bundle
@@ -8,7 +9,7 @@ from gatekeeper.pipeline.assess import Assessment
 from gatekeeper.probes.picture import png
 from gatekeeper.scan.base import ScanOutcome
 from gatekeeper.triggers import save_trigger
-from gatekeeper.types import Quality, ScanReport
+from gatekeeper.types import Proof, Quality, Reply, ScanReport
 
 
 def write(
@@ -18,6 +19,8 @@ def write(
     before: Quality | None = None,
     after: Quality | None = None,
     rescan: ScanReport | None = None,
+    proof: Proof | None = None,
+    replies: Sequence[Reply] = (),
 ) -> Bundle:
     """Write the evidence of `assessment` into `out`, whole or not at all.
 
@@ -36,6 +39,8 @@ def write(
         before=before,
         after=after,
         rescan=rescan,
+        proof=proof,
+        replies=replies,
     )
 
 

@@ -1,24 +1,18 @@
-"""Can this failed model be cleaned, and does the cleaned one pass its own scan?"""
+"""Can this failed model be cleaned, and does the cleaned one pass its own scan and the proof?"""
 
 import shutil
-import tempfile
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from gatekeeper.errors import RectifyError, UtilityLostError
-from gatekeeper.evidence.bundle import Bundle
-from gatekeeper.intake.write import write_like
-from gatekeeper.pipeline.assess import Assessment, assess
+from gatekeeper.errors import RectifyError
+from gatekeeper.evidence.bundle import MANIFEST, Bundle, read_bundle
+from gatekeeper.pipeline.assess import Assessment
+from gatekeeper.pipeline.checkpoint import opened_work, work_key
 from gatekeeper.pipeline.keep import write
-from gatekeeper.rectify.base import Ailment, Prescription, Rectified
-from gatekeeper.rectify.run import rectify as repair
-from gatekeeper.runtime import Meter, Runtime
-from gatekeeper.scan.base import ScanOutcome
-from gatekeeper.types import Quality, ScanReport, Verdict
-
-FRESH_SEED = 1_000_003  # added to the seed for a re-scan: other draws than the repair has seen
-ROUNDS = 2  # repairs at most; the second knows what the first one's re-scan found
+from gatekeeper.pipeline.rounds import prescription_of, rounds
+from gatekeeper.rectify.limits import Limits
+from gatekeeper.runtime import Runtime
+from gatekeeper.types import Proof, Quality, ScanReport, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,9 +29,10 @@ class Rectification:
     after: Quality
     images_used: int
     notes: tuple[str, ...]
+    proof: Proof | None = None
     refused: str = ""  # why the repair itself is not good enough; empty where it is
-    rounds: int = 1  # repairs made, each with a re-scan
-    cpu_seconds: float = 0.0  # processor time of the repairs, without the re-scans
+    rounds: int = 1  # repairs made, each with a re-scan and a proof
+    cpu_seconds: float = 0.0  # processor time of repairs and proofs, without the re-scans
 
     @property
     def report(self) -> ScanReport:
@@ -59,176 +54,96 @@ class Rectification:
         return "; ".join(reasons)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Attempt:
-    """One repair, written and scanned afresh."""
-
-    repaired: Rectified
-    error: RectifyError | None  # the limit that it missed
-    model: Path
-    rescan: Assessment
-    number: int  # of the round, from 1
-    cpu_seconds: float  # of all repairs so far
-
-    @property
-    def passed(self) -> bool:
-        return self.error is None and self.rescan.verdict is Verdict.PASS
-
-
-def prescription_of(outcome: ScanOutcome) -> Prescription:
-    """Return what a scan says about repair: every trigger, and the first target without one."""
-    ailments = [Ailment(target=t.target, trigger=t.trigger) for t in outcome.triggers]
-    named = {t.target for t in outcome.triggers}
-    ailments += [
-        Ailment(target=t.label, trigger=None) for t in outcome.targets[:1] if t.label not in named
-    ]
-    return Prescription(
-        ailments=tuple(ailments),
-        affected=outcome.compact.affected,
-        victims=outcome.compact.victims,
-        probes=outcome.compact.probes,
-    )
-
-
 def rectify(
     assessment: Assessment,
     runtime: Runtime,
     out: Path,
     *,
     method: str = "auto",
+    work: Path | None = None,
 ) -> Rectification:
-    """Make a cleaned model of a scanned one, scan it afresh, and write both into `out`.
+    """Make a cleaned version of a scanned model, scan and prove it, and write all into `out`.
 
-    Where the re-scan names a trigger that still works, a second repair goes on from the first
-    with that trigger too. `out` is written whole or not at all; the suspect is not touched.
-    Whether the cleaned model may be registered is `Rectification.passed`; one that may not is
-    written all the same, as evidence.
+    Where re-scan or proof name a trigger that still works, or a fine-tuning brings one back, a
+    second repair goes on from there. The suspect is not touched. Whether the cleaned model may be
+    registered is `Rectification.passed`; one that may not is written all the same, as evidence.
+
+    A call that was killed goes on, with the same arguments, from the stages it had finished.
+    `out` appears whole, and only at the end.
+
+    Args:
+        assessment: The scan, with the live objects.
+        runtime: Seed, device and progress.
+        out: Folder for model and evidence; parts of an earlier run are replaced.
+        method: `auto` or a plug-in's name.
+        work: Folder for finished stages, gone at the end; a hidden one beside `out` where None.
 
     Raises:
         RectifyError: Nothing could be made at all; says what was tried.
         EvidenceError: The result could not be written.
+        ServiceError: Another process is at work on the same.
     """
     if assessment.case is None:
         raise RectifyError(
             f"{assessment.report.model.uri} could not be read without running its code",
             hint="export it again as safetensors, then scan that",
         )
+    prescription = prescription_of(assessment.outcome)
+    key = work_key(assessment, prescription, method, runtime, Limits())
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        last = _attempts(assessment, method, work, runtime)
-        repaired = last.repaired
-        rescan_bundle = write(last.rescan, work / "rescan")
-        bundle = write(
-            assessment,
-            work / "evidence",
-            before=repaired.before,
-            after=repaired.after,
-            rescan=last.rescan.report,
-        )
-        _publish(work, out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    staged = out.with_name(f".{out.name}.part")
+    with opened_work(work or out.with_name(f".{out.name}.work"), key) as kept:
+        shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
+        try:
+            last = rounds(assessment, method, kept, staged, runtime)
+            shutil.copytree(last.evidence, staged / "rescan")
+            write(
+                assessment,
+                staged / "evidence",
+                before=last.repaired.before,
+                after=last.after,
+                rescan=last.rescan.report,
+                proof=last.proved.record,
+                replies=last.proved.replies,
+            )
+            _publish(staged, out)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
     return Rectification(
-        method=repaired.method,
+        method=last.repaired.method,
         out=out,
-        model=out / last.model.relative_to(work),
+        model=out / last.model.relative_to(staged),
         rescan=last.rescan,
-        bundle=replace(bundle, root=out),
-        rescan_bundle=replace(rescan_bundle, root=out / "rescan"),
-        before=repaired.before,
-        after=repaired.after,
-        images_used=repaired.images_used,
-        notes=repaired.notes,
-        refused=last.error.message if last.error else "",
+        bundle=read_bundle(out),
+        rescan_bundle=read_bundle(out / "rescan"),
+        before=last.repaired.before,
+        after=last.after,
+        images_used=last.repaired.images_used,
+        notes=last.repaired.notes,
+        proof=last.proved.record,
+        refused="; ".join(error.message for error in last.errors),
         rounds=last.number,
         cpu_seconds=last.cpu_seconds,
     )
 
 
-def _attempts(assessment: Assessment, method: str, work: Path, runtime: Runtime) -> _Attempt:
-    """Repair until the re-scan passes, has nothing new to say, or the rounds are used up."""
-    prescription = prescription_of(assessment.outcome)
-    attempt = _attempt(assessment, prescription, method, work, runtime)
-    while attempt.number < ROUNDS:
-        more = prescription_of(attempt.rescan.outcome)
-        lossy = isinstance(attempt.error, UtilityLostError)  # more of it loses more
-        if attempt.passed or lossy or not more.ailments:
-            break
-        prescription = replace(
-            prescription,
-            ailments=prescription.ailments + more.ailments,
-            affected=tuple(dict.fromkeys(prescription.affected + more.affected)),
-            begun=attempt.repaired.state,
-        )
-        try:
-            attempt = _attempt(assessment, prescription, method, work, runtime, attempt)
-        except RectifyError:  # this round made nothing: what the last one made stays the evidence
-            break
-    return attempt
-
-
-def _attempt(
-    assessment: Assessment,
-    prescription: Prescription,
-    method: str,
-    work: Path,
-    runtime: Runtime,
-    earlier: _Attempt | None = None,
-) -> _Attempt:
-    """Repair, write the model into `work`, in place of an earlier round's, and scan it."""
-    if assessment.case is None:
-        raise RectifyError("no model to repair", hint="report this as a defect")
-    error: RectifyError | None = None
-    clock = time.process_time()
-    try:
-        repaired = repair(assessment.case, prescription, method, runtime)
-    except RectifyError as missed:
-        if not isinstance(missed.rejected, Rectified):
-            raise
-        repaired, error = missed.rejected, missed
-    seconds = time.process_time() - clock + (earlier.cpu_seconds if earlier else 0.0)
-    number = earlier.number + 1 if earlier else 1
-    shutil.rmtree(work / "model", ignore_errors=True)
-    root = assessment.request.model
-    cleaned = work / "model" if root.is_dir() else work / "model" / root.name
-    cleaned.parent.mkdir(parents=True, exist_ok=True)
-    write_like(assessment.opened, repaired.state, root, cleaned)
-    rescan = _rescan(assessment, cleaned, number, runtime)
-    return _Attempt(
-        repaired=repaired,
-        error=error,
-        model=cleaned,
-        rescan=rescan,
-        number=number,
-        cpu_seconds=seconds,
-    )
-
-
-def _rescan(assessment: Assessment, cleaned: Path, number: int, runtime: Runtime) -> Assessment:
-    """Scan the cleaned model like any other, with other draws and a budget of its own."""
-    request = replace(
-        assessment.request, model=cleaned, uri=f"{assessment.request.uri} (rectified)"
-    )
-    seed = runtime.seed + number * FRESH_SEED
-    fresh = replace(runtime, seed=seed, meter=Meter(limit=runtime.meter.limit))
-    return assess(request, fresh)
-
-
-def _publish(work: Path, out: Path) -> None:
+def _publish(staged: Path, out: Path) -> None:
     """Move the finished parts into `out`: evidence at the top, model/ and rescan/ below.
 
-    Parts of an earlier run are replaced; whatever else lies in `out` is left alone.
+    Where `out` is not there it appears by one rename. Else parts of an earlier run are replaced,
+    the manifest first gone and last back, since without one the folder is no evidence; whatever
+    else lies in `out` is left alone.
     """
-    for item in sorted((work / "evidence").iterdir()):
-        item.rename(work / item.name)
-    (work / "evidence").rmdir()
-    out.mkdir(exist_ok=True)
-    replaced = work / ".replaced"
-    replaced.mkdir()
-    for item in sorted(path for path in work.iterdir() if path != replaced):
-        if (out / item.name).exists():
-            (out / item.name).rename(replaced / item.name)
-        item.rename(out / item.name)
-    shutil.rmtree(work, ignore_errors=True)
+    for item in sorted((staged / "evidence").iterdir()):
+        item.rename(staged / item.name)
+    (staged / "evidence").rmdir()
+    staged.chmod(0o755)
+    if not out.exists():
+        staged.rename(out)
+        return
+    (out / MANIFEST).unlink(missing_ok=True)
+    for item in sorted(staged.iterdir(), key=lambda path: (path.name == MANIFEST, path.name)):
+        place = out / item.name
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        item.replace(place)

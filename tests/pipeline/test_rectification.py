@@ -5,19 +5,25 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from gatekeeper.errors import RectifyError, UtilityLostError
-from gatekeeper.pipeline import Assessment, rectification
+from gatekeeper.errors import RectifyError, ServiceError, UtilityLostError
+from gatekeeper.pipeline import Assessment, rectification, rounds
+from gatekeeper.pipeline.checkpoint import opened_work
 from gatekeeper.pipeline.prepare import ScanRequest
 from gatekeeper.policy.schema import load_policy
-from gatekeeper.rectify.base import Rectified
+from gatekeeper.rectify.base import Ailment, Rectified
+from gatekeeper.rectify.limits import at_most
+from gatekeeper.rectify.proof import Proved
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import CompactSet, Confirmed, ScanOutcome
 from gatekeeper.triggers import Patch
 from gatekeeper.types import (
     Cost,
+    CurvePoint,
     Evaluation,
     ModelRef,
+    Proof,
     Quality,
     Reference,
     ScanReport,
@@ -50,9 +56,13 @@ def repaired(attack_success: float) -> Rectified:
     )
 
 
-def assessment(request, verdict: Verdict, *targets: str) -> Assessment:
-    import torch
+def proved(rebound: float = 0.0, **more) -> Proved:
+    check = at_most("rebound", "Attack success after fine-tuning", None, rebound, 0.05, 40)
+    curve = (CurvePoint(at=300, attack_success=rebound),)
+    return Proved(record=Proof(checks=(check,), rebound=curve, path=(), images=40), **more)
 
+
+def assessment(request, verdict: Verdict, *targets: str) -> Assessment:
     triggers = tuple(
         Confirmed(
             id=f"trigger-{number}",
@@ -87,14 +97,14 @@ def assessment(request, verdict: Verdict, *targets: str) -> Assessment:
             triggers=triggers,
             compact=CompactSet(affected=targets, victims=(), probes=()),
         ),
-        case=SimpleNamespace(),
+        case=SimpleNamespace(labels=(), templates=(), suspects=None),
     )
 
 
 class Bench:
     """A failed scan, repairs and re-scans that answer in turn, and what they were asked."""
 
-    def __init__(self, tmp_path, monkeypatch, repairs, rescans) -> None:
+    def __init__(self, tmp_path, monkeypatch, repairs, rescans, proofs=()) -> None:
         self.root = tmp_path / "suspect"
         self.root.mkdir()
         (self.root / "weights.bin").write_bytes(b"suspect")
@@ -103,9 +113,9 @@ class Bench:
         self.found = assessment(request, Verdict.FAIL, "tench")
         self.prescriptions, self.seeds = [], []
         self.repairs, self.rescans = iter(repairs), iter(rescans)
-        monkeypatch.setattr(rectification, "repair", self.repair)
-        monkeypatch.setattr(rectification, "assess", self.assess)
-        monkeypatch.setattr(rectification, "write_like", self.write_like)
+        self.proofs = iter(proofs)
+        for name in ("repair", "assess", "write_like", "prove"):
+            monkeypatch.setattr(rounds, name, getattr(self, name))
 
     def repair(self, case, prescription, method, runtime):
         self.prescriptions.append(prescription)
@@ -113,6 +123,9 @@ class Bench:
         if isinstance(given, Exception):
             raise given
         return given
+
+    def prove(self, case, prescription, repaired, runtime):
+        return next(self.proofs, proved())
 
     def assess(self, request, runtime):
         self.seeds.append(runtime.seed)
@@ -124,8 +137,12 @@ class Bench:
         out.mkdir()
         (out / "weights.bin").write_bytes(b"cleaned %d" % len(self.prescriptions))
 
-    def run(self):
-        return rectification.rectify(self.found, Runtime(device="cpu", seed=0), self.out)
+    def recalled(self, request, file):
+        assert file.is_file()
+        return assessment(request, Verdict.PASS)
+
+    def run(self, seed=0):
+        return rectification.rectify(self.found, Runtime(device="cpu", seed=seed), self.out)
 
 
 def refused(kind=RectifyError, attack_success=0.3):
@@ -142,7 +159,7 @@ def test_a_repair_that_passes_takes_one_round(tmp_path, monkeypatch):
     assert result.why_not == ""
     assert (result.model / "weights.bin").read_bytes() == b"cleaned 1"
     assert (bench.root / "weights.bin").read_bytes() == b"suspect"
-    assert bench.seeds == [rectification.FRESH_SEED]
+    assert bench.seeds == [rounds.FRESH_SEED]
     report = json.loads((bench.out / "report.json").read_text())
     assert report["before"]["attack_success"] == 0.95
     assert report["after"]["attack_success"] == 0.0
@@ -150,7 +167,7 @@ def test_a_repair_that_passes_takes_one_round(tmp_path, monkeypatch):
 
 
 def test_what_the_rescan_finds_is_repaired_too(tmp_path, monkeypatch):
-    first = replace(repaired(0.0), state={"head": None})
+    first = replace(repaired(0.0), state={"head": torch.ones(2)})
     bench = Bench(
         tmp_path, monkeypatch, [first, repaired(0.0)], [(Verdict.FAIL, "goldfish"), (Verdict.PASS,)]
     )
@@ -161,7 +178,7 @@ def test_what_the_rescan_finds_is_repaired_too(tmp_path, monkeypatch):
     second = bench.prescriptions[1]
     assert [ailment.target for ailment in second.ailments] == ["tench", "goldfish"]
     assert second.affected == ("tench", "goldfish")
-    assert second.begun is first.state
+    assert torch.equal(second.begun["head"], first.state["head"])
     assert len(set(bench.seeds)) == 2
 
 
@@ -181,6 +198,72 @@ def test_a_rescan_that_fails_twice_is_kept_and_not_passed(tmp_path, monkeypatch)
     assert not result.passed
     assert result.rounds == 2
     assert "its own scan says fail: A patch leads" in result.why_not
+
+
+def test_what_the_proof_brings_back_is_repaired_from_there(tmp_path, monkeypatch):
+    near = Ailment(target="tench", trigger=Patch(pixels=torch.rand(3, 4, 4)))
+    back = proved(0.4, returned=(near,), begun={"head": torch.full((2,), 3.0)})
+    passes = [(Verdict.PASS,)] * 2
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0)] * 2, passes, [back, proved()])
+    result = bench.run()
+    assert result.passed
+    assert result.rounds == 2
+    second = bench.prescriptions[1]
+    assert torch.equal(second.begun["head"], torch.full((2,), 3.0))
+    assert torch.equal(second.ailments[-1].trigger.pixels, near.trigger.pixels)
+
+
+def test_what_cannot_be_proven_is_kept_and_not_passed(tmp_path, monkeypatch):
+    back = [proved(0.4)] * 2
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0)], [(Verdict.PASS,)], back)
+    result = bench.run()
+    assert not result.passed
+    assert "40.0% (required: <= 5.0%)" in result.why_not
+    report = json.loads((bench.out / "report.json").read_text())
+    assert report["after"]["rebound"] == 0.4
+    assert report["proof"]["checks"][0]["ok"] is False
+
+
+@pytest.mark.parametrize("interrupted", ["repair", "assess", "prove"])
+def test_an_interrupted_run_goes_on_from_its_finished_stages(tmp_path, monkeypatch, interrupted):
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0)], [(Verdict.PASS,)])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(rounds, interrupted, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run()
+    assert not bench.out.exists()
+    monkeypatch.setattr(rounds, "recall", lambda request, file, _: bench.recalled(request, file))
+    assert bench.run().passed
+    assert len(bench.prescriptions) == 1
+    assert len(bench.seeds) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "suspect"]
+
+
+def test_other_arguments_start_anew(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0)] * 2, [(Verdict.PASS,)] * 2)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(rounds, "prove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            bench.run()
+    assert bench.run(seed=1).passed
+    assert len(bench.prescriptions) == 2
+
+
+def test_a_second_process_on_the_same_output_is_refused(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, monkeypatch, [repaired(0.0)], [(Verdict.PASS,)])
+    with (
+        opened_work(tmp_path / ".out.work", "another"),
+        pytest.raises(ServiceError, match="at work"),
+    ):
+        bench.run()
 
 
 def test_lost_utility_is_not_repaired_further(tmp_path, monkeypatch):
