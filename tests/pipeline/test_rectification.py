@@ -66,7 +66,7 @@ def assessment(request, verdict: Verdict, *targets: str) -> Assessment:
     triggers = tuple(
         Confirmed(
             id=f"trigger-{number}",
-            trigger=Patch(pixels=torch.rand(3, 4, 4)),
+            trigger=Patch(pixels=torch.full((3, 4, 4), 0.1 * number)),
             target=target,
             detector="trigger_search",
             flip_rate=0.9,
