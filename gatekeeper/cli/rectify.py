@@ -86,7 +86,7 @@ def _nothing_to_do(verdict: Verdict, earlier: bool) -> str:
 
 
 def _summary(result: "Rectification") -> str:
-    """Return what the repair came to, as two lines."""
+    """Return what the repair came to, as three lines."""
     before, after = result.before, result.after
     figures = (
         f"found trigger's attack success {_change(before.attack_success, after.attack_success)}",
@@ -95,8 +95,18 @@ def _summary(result: "Rectification") -> str:
     rounds = f" in {result.rounds} rounds" if result.rounds > 1 else ""
     return (
         f"Repair: {', '.join(figures)} (on images kept aside)\n"
+        f"{_proof(result)}\n"
         f"{result.images_used} images, {result.cpu_seconds:.0f} s of processor time{rounds}"
     )
+
+
+def _proof(result: "Rectification") -> str:
+    checks, failed = result.proof.checks, result.proof.failed
+    held = f"Proof: {len(checks) - len(failed)} of {len(checks)} checks held"
+    if result.after.rebound is None:
+        return held
+    steps = result.proof.rebound[-1].at
+    return f"{held}, attack success at most {result.after.rebound:.1%} in {steps:.0f} clean steps"
 
 
 def _change(before: float | None, after: float | None) -> str:

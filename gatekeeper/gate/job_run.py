@@ -17,7 +17,7 @@ from gatekeeper.gate import db
 from gatekeeper.gate.lease import Lease, Stopped
 from gatekeeper.gate.runs import EvidenceRun
 from gatekeeper.policy.schema import Policy, ScanSettings
-from gatekeeper.runtime import Progress, Runtime
+from gatekeeper.runtime import Progress, Runtime, What
 from gatekeeper.types import ScanReport
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ DAY_MS = 86_400_000
 logger = logging.getLogger(__name__)
 
 
-def _silent(items: Any, what: str) -> Any:
+def _silent(items: Any, what: What) -> Any:
     return items
 
 

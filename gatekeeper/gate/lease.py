@@ -17,7 +17,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from gatekeeper.gate import db
-from gatekeeper.runtime import Progress
+from gatekeeper.runtime import Progress, What
 
 T = TypeVar("T")
 LEASE_S = 60.0  # a killed worker's job is free again after at most this
@@ -87,7 +87,7 @@ class Lease:
     def watched(self, progress: Progress[T]) -> Progress[T]:
         """Return `progress` with a check at every step."""
 
-        def steps(items: Iterable[T], what: str) -> Iterator[T]:
+        def steps(items: Iterable[T], what: What) -> Iterator[T]:
             for item in progress(items, what):
                 self.check()
                 yield item

@@ -4,6 +4,9 @@ The original is never touched. A cleaned model that fails its own scan is kept a
 not registered. The cleaned version gets a decision of its own, bound to its own bytes and row.
 """
 
+import contextlib
+import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +28,8 @@ from gatekeeper.runtime import Runtime
 
 if TYPE_CHECKING:
     from gatekeeper.pipeline import Assessment, Rectification
+
+STALE_S = 7 * 86_400  # after which a job's finished stages are waste
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +77,18 @@ def _rectified(run: JobRun, assessment: "Assessment", runtime: Runtime) -> "Rect
     out = run.work / "rectified"
     if run.shop.rectify is not None:
         return run.shop.rectify(assessment, runtime, out)
-    return rectify(assessment, runtime, out)
+    repairs = run.shop.home / "repairs"
+    _sweep(repairs)
+    # outlives this process: a worker that takes the job over goes on from its finished stages
+    return rectify(assessment, runtime, out, work=repairs / f"job-{run.job.id}")
+
+
+def _sweep(repairs: Path) -> None:
+    """Remove what jobs that nobody took up again have left in `repairs`."""
+    for folder in repairs.glob("job-*"):
+        with contextlib.suppress(OSError):  # another worker was faster
+            if time.time() - folder.stat().st_mtime > STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _keep_evidence(run: JobRun, result: "Rectification", *, with_model: bool) -> EvidenceRun:

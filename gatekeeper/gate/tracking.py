@@ -196,6 +196,7 @@ def _log_quality(client: Any, run_id: str, result: "Rectification") -> None:
         for when, quality in (("before", result.before), ("after", result.after))
         for key, value in _measured(quality).items()
     ]
+    metrics += [Metric(f"proof.{c.id}", c.after, now, 0) for c in result.proof.checks]
     metrics.append(Metric("rectify.images_used", float(result.images_used), now, 0))
     client.log_batch(run_id, metrics=metrics, params=[Param("rectify.method", result.method)])
 

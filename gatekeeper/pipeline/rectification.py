@@ -27,9 +27,9 @@ class Rectification:
     rescan_bundle: Bundle
     before: Quality
     after: Quality
+    proof: Proof
     images_used: int
     notes: tuple[str, ...]
-    proof: Proof | None = None
     refused: str = ""  # why the repair itself is not good enough; empty where it is
     rounds: int = 1  # repairs made, each with a re-scan and a proof
     cpu_seconds: float = 0.0  # processor time of repairs and proofs, without the re-scans

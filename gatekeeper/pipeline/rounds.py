@@ -28,7 +28,7 @@ from gatekeeper.types import Quality, Verdict
 
 FRESH_SEED = 1_000_003  # added to the seed for a re-scan: other draws than the repair has seen
 ROUNDS = 2  # repairs at most; the second knows what re-scan and proof of the first have found
-BUNDLE = "bundle"  # of a re-scan, in its stage
+BUNDLE, SECONDS = "bundle", "cpu-seconds"  # of a re-scan and of a proof, in their stages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,15 +130,10 @@ def _round(
     )
     model = _write_model(assessment, mended.repaired, models)
     rescan, told = _rescan(assessment, model, number, work, runtime)
-    clock = time.process_time()
-    proved = read_proved(
-        work.stage(
-            f"{number}-proof",
-            lambda folder: write_proved(
-                folder, _prove(assessment, prescription, mended.repaired, runtime)
-            ),
-        )
+    proof = work.stage(
+        f"{number}-proof", lambda folder: _prove(assessment, prescription, mended, folder, runtime)
     )
+    proved = read_proved(proof)
     unproven: RectifyError | None = None
     try:
         check_proof(proved.record, mended.repaired)
@@ -154,7 +149,7 @@ def _round(
         affected=tuple(json.loads((told / "affected.json").read_text(encoding="utf-8"))),
         number=number,
         cpu_seconds=mended.cpu_seconds
-        + (time.process_time() - clock)
+        + float((proof / SECONDS).read_text(encoding="utf-8"))
         + (earlier.cpu_seconds if earlier else 0.0),
     )
 
@@ -176,11 +171,18 @@ def _mend(
 
 
 def _prove(
-    assessment: Assessment, prescription: Prescription, repaired: Rectified, runtime: Runtime
-) -> Proved:
+    assessment: Assessment,
+    prescription: Prescription,
+    mended: Mended,
+    folder: Path,
+    runtime: Runtime,
+) -> None:
+    """Write the proof of a repair into `folder`, and what it cost."""
     if assessment.case is None:
         raise RectifyError("no model to prove", hint="report this as a defect")
-    return prove(assessment.case, prescription, repaired, runtime)
+    clock = time.process_time()
+    write_proved(folder, prove(assessment.case, prescription, mended.repaired, runtime))
+    (folder / SECONDS).write_text(str(time.process_time() - clock), encoding="utf-8")
 
 
 def _write_model(assessment: Assessment, repaired: Rectified, models: Path) -> Path:

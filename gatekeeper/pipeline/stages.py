@@ -39,11 +39,9 @@ def write_mended(folder: Path, mended: Mended) -> None:
         if f.name not in _TENSORS
     }
     error = mended.error
-    told = error and {
-        "kind": type(error).__name__,
-        "message": error.message,
-        "hint": error.hint,
-    }
+    told: Json = None
+    if error is not None:
+        told = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
     _write_json(
         folder / "repair.json",
         {"repaired": plain, "error": told, "cpu_seconds": mended.cpu_seconds},

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.rectify.exam import Exam
 from gatekeeper.rectify.quality import HeldOut, attack_success
-from gatekeeper.rectify.trial import Trial
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
@@ -59,20 +59,20 @@ class Near:
     usual: float  # the same search next to the trigger's own pixels in another order
 
 
-def rebound(trial: Trial, runtime: Runtime) -> Return:
+def rebound(exam: Exam, runtime: Runtime) -> Return:
     """Return attack success while a copy of the cleaned model is fine-tuned on clean pairs.
 
     What a user might do next: CLIP's loss over the texts of a batch, late half of the image tower
     on cached features, AdamW without decay at a rate that rises tenfold, text tower and logit
     scale frozen. After the protocol of repair section 6, at more than its rate.
     """
-    blocks = find_blocks(trial.cleaned)
-    tower = LateTower(trial.cleaned, blocks, blocks.count - round(DEPTH * blocks.count))
-    words, head = trial.lessons, trial.head
+    blocks = find_blocks(exam.cleaned)
+    tower = LateTower(exam.cleaned, blocks, blocks.count - round(DEPTH * blocks.count))
+    words, head = exam.lessons, exam.head
     features = tower.features(words.pixels, runtime)
     optimiser = torch.optim.AdamW(tower.parameters, lr=RATES[0], weight_decay=0.0)
     draw = runtime.generator("proof", "rebound")
-    curve = [(0.0, _success(trial.cleaned, trial.held, head, runtime))]
+    curve = [(0.0, _success(exam.cleaned, exam.held, head, runtime))]
     state: Mapping[str, Tensor] = {}
 
     def told() -> str:
@@ -83,31 +83,31 @@ def rebound(trial: Trial, runtime: Runtime) -> Return:
             group["lr"] = RATES[0] * (RATES[1] / RATES[0]) ** (step / LOOKS[-1])
         pick = torch.randint(len(features), (BATCH,), generator=draw)
         z = tower.embed(features[pick], runtime)
-        names, place = words.names[pick].unique(return_inverse=True)
+        names, place = torch.unique(words.names[pick], return_inverse=True)
         first = torch.stack([pick[place == i][0] for i in range(len(names))])
         logits = head.scale * z @ words.embedded[first].to(z).T  # [B, texts of the batch]
         optimiser.zero_grad()
         F.cross_entropy(logits, place.to(z.device)).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if step in LOOKS:
-            found = _success(tower.model(), trial.held, head, runtime)
+            found = _success(tower.model(), exam.held, head, runtime)
             if not state or found > max(value for _, value in curve):
                 state = tower.state()
             curve.append((float(step), found))
-    return Return(curve=tuple(curve), state={**trial.state, **state})
+    return Return(curve=tuple(curve), state={**exam.state, **state})
 
 
-def path(trial: Trial, runtime: Runtime) -> tuple[tuple[float, float], ...]:
+def path(exam: Exam, runtime: Runtime) -> tuple[tuple[float, float], ...]:
     """Return (share, attack success) at cleaned + share * (suspect - cleaned)."""
-    suspect = trial.case.model
+    suspect = exam.case.model
     own = suspect.state_dict()
     curve = []
     for share in runtime.progress(SHARES, "going back towards the suspect"):
         mixed = {}
-        for name, value in trial.state.items():
+        for name, value in exam.state.items():
             start = value.float()
             mixed[name] = (start + share * (own[name].float().to(start) - start)).to(value.dtype)
-        found = _success(suspect.with_state(mixed), trial.held, trial.head, runtime)
+        found = _success(suspect.with_state(mixed), exam.held, exam.head, runtime)
         curve.append((share, found))
     return tuple(curve)
 
@@ -117,7 +117,7 @@ def returns_at(curve: tuple[tuple[float, float], ...]) -> float:
     return min((share for share, rate in curve if rate >= BACK), default=1.0)
 
 
-def near(trial: Trial, trigger: Trigger, target: int, runtime: Runtime) -> Near | None:
+def near(exam: Exam, trigger: Trigger, target: int, runtime: Runtime) -> Near | None:
     """Return the pattern within `REACH` of `trigger` that leads most images to its target.
 
     Projected gradient descent on the pattern alone; unseen images judge. The same search beside a
@@ -127,10 +127,10 @@ def near(trial: Trial, trigger: Trigger, target: int, runtime: Runtime) -> Near 
     if trigger.family not in MUTABLE:
         return None
     starts = {"near": trigger, "usual": scrambled(trigger, runtime)}
-    found = {name: _descend(trial, start, target, runtime, name) for name, start in starts.items()}
+    found = {name: _descend(exam, start, target, runtime, name) for name, start in starts.items()}
     rates = {
         name: _success(
-            trial.cleaned, replace(trial.held, triggers=((one, target),)), trial.head, runtime
+            exam.cleaned, replace(exam.held, triggers=((one, target),)), exam.head, runtime
         )
         for name, one in found.items()
     }
@@ -149,21 +149,21 @@ def scrambled(trigger: Trigger, runtime: Runtime) -> Trigger:
     return _with(trigger, flat[:, order].reshape(change.shape) + rest)
 
 
-def _descend(trial: Trial, start: Trigger, target: int, runtime: Runtime, name: str) -> Trigger:
+def _descend(exam: Exam, start: Trigger, target: int, runtime: Runtime, name: str) -> Trigger:
     field = MUTABLE[start.family]
     value: Tensor = getattr(start, field).to(runtime.device)
     reach = REACH / getattr(start, "alpha", 1.0)  # a blended pattern reaches pixels weakened
     low, high = (0.0, 1.0) if start.family in {"patch", "blend"} else (-2.0, 2.0)
     draw = runtime.generator("proof", name, start.family, str(target))
-    own = trial.head.on(runtime.device)
-    pixels = trial.lessons.pixels
+    own = exam.head.on(runtime.device)
+    pixels = exam.lessons.pixels
     change = torch.zeros_like(value)
     best, least = value, float("inf")
     for _ in runtime.progress(range(NEAR_STEPS), f"searching beside a found {start.family}"):
         pick = torch.randint(len(pixels), (BATCH,), generator=draw)
         free = (value + change).clamp(low, high).requires_grad_()
         stamped = _with(start, free).stamp(pixels[pick].to(runtime.device), draw)
-        logits = own.logits(trial.cleaned.embed_grad(stamped, runtime))
+        logits = own.logits(exam.cleaned.embed_grad(stamped, runtime))
         goal = torch.full((len(logits),), target, device=logits.device)
         loss = F.cross_entropy(logits, goal)
         (slope,) = torch.autograd.grad(loss, [free])

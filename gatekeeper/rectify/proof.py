@@ -12,10 +12,10 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.rectify import persistence, retention
 from gatekeeper.rectify.base import Ailment, Prescription, Rectified
+from gatekeeper.rectify.exam import Exam, exam_of
 from gatekeeper.rectify.limits import Limits, at_least, at_most
 from gatekeeper.rectify.persistence import Near, Return
 from gatekeeper.rectify.showing import show
-from gatekeeper.rectify.trial import Trial, trial_of
 from gatekeeper.runtime import Meter, Runtime
 from gatekeeper.types import Check, CurvePoint, Proof, Reply
 
@@ -54,59 +54,59 @@ def prove(
         limits: What must be met; the defaults where None.
     """
     runtime = replace(runtime, meter=Meter())
-    trial = trial_of(case, prescription, repaired, limits or Limits(), runtime)
+    exam = exam_of(case, prescription, repaired, limits or Limits(), runtime)
     back: Return | None = None
     way: tuple[tuple[float, float], ...] = ()
     beside: list[Near] = []
     checks: list[Check] = []
-    if trial.held.triggers and repaired.state:
-        back = persistence.rebound(trial, runtime)
-        way = persistence.path(trial, runtime)
-        searched = (persistence.near(trial, *one, runtime) for one in trial.held.triggers)
+    if exam.held.triggers and repaired.state:
+        back = persistence.rebound(exam, runtime)
+        way = persistence.path(exam, runtime)
+        searched = (persistence.near(exam, *one, runtime) for one in exam.held.triggers)
         beside = [one for one in searched if one is not None]
-        checks = _persistence(trial, back, way, beside)
-    checks += retention.checks(trial, runtime)
+        checks = _persistence(exam, back, way, beside)
+    checks += retention.checks(exam, runtime)
     notes = [] if repaired.learned else ["the method does not say which images it learned from"]
-    if not trial.held.triggers:
+    if not exam.held.triggers:
         notes.append("no trigger on images was at hand: nothing could be brought back")
     return Proved(
         record=Proof(
             checks=tuple(checks),
             rebound=_points(back.curve if back else ()),
             path=_points(way),
-            images=len(trial.rows),
+            images=len(exam.rows),
             notes=tuple(notes),
         ),
-        replies=show(trial, runtime),
+        replies=show(exam, runtime),
         returned=tuple(
-            Ailment(target=trial.head.labels[one.target], trigger=one.trigger)
+            Ailment(target=exam.head.labels[one.target], trigger=one.trigger)
             for one in beside
-            if one.rate - one.usual > trial.limits.near
+            if one.rate - one.usual > exam.limits.near
         ),
-        begun=back.state if back and back.worst > _rebound_limit(trial) else {},
+        begun=back.state if back and back.worst > _rebound_limit(exam) else {},
     )
 
 
 def _persistence(
-    trial: Trial, back: Return, way: tuple[tuple[float, float], ...], beside: list[Near]
+    exam: Exam, back: Return, way: tuple[tuple[float, float], ...], beside: list[Near]
 ) -> list[Check]:
-    n = len(trial.rows)
+    n = len(exam.rows)
     within = f"Attack success within {persistence.LOOKS[-1]} clean fine-tuning steps"
     share = "Share of the way back to the suspect at which a trigger works again"
     returns = persistence.returns_at(way)
     found = [
-        at_most("rebound", within, None, back.worst, _rebound_limit(trial), n),
-        at_least("path", share, 0.0, returns, trial.limits.returns_at, n),
+        at_most("rebound", within, None, back.worst, _rebound_limit(exam), n),
+        at_least("path", share, 0.0, returns, exam.limits.returns_at, n),
     ]
     if beside:
         led = "Images led by a pattern next to the trigger, beyond what is usual"
         excess = max(0.0, *(one.rate - one.usual for one in beside))
-        found.append(at_most("near_trigger", led, None, excess, trial.limits.near, n))
+        found.append(at_most("near_trigger", led, None, excess, exam.limits.near, n))
     return found
 
 
-def _rebound_limit(trial: Trial) -> float:
-    return trial.limits.led(trial.limits.rebound, len(trial.rows))
+def _rebound_limit(exam: Exam) -> float:
+    return exam.limits.led(exam.limits.rebound, len(exam.rows))
 
 
 def _points(curve: tuple[tuple[float, float], ...]) -> tuple[CurvePoint, ...]:

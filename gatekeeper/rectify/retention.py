@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 
 from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.rectify.exam import Exam, Words
 from gatekeeper.rectify.limits import at_least, at_most
 from gatekeeper.rectify.persistence import MUTABLE, scrambled
 from gatekeeper.rectify.quality import HeldOut, attack_success, predictions, under_triggers
-from gatekeeper.rectify.trial import Trial, Words
 from gatekeeper.runtime import Runtime
 from gatekeeper.types import Check
 
@@ -17,24 +17,24 @@ OTHER_TEMPLATES = (
 )  # fmt: skip
 
 
-def checks(trial: Trial, runtime: Runtime) -> list[Check]:
+def checks(exam: Exam, runtime: Runtime) -> list[Check]:
     """Return every check of what was kept; those of triggers only where there is one."""
-    found = [*_prompts(trial, runtime), *_recalls(trial, runtime), _alignment(trial, runtime)]
-    if trial.held.triggers:
-        found = [_recovery(trial, runtime), *found]
+    found = [*_prompts(exam, runtime), *_recalls(exam, runtime), _alignment(exam, runtime)]
+    if exam.held.triggers:
+        found = [_recovery(exam, runtime), *found]
     return found
 
 
 def recall_at(model: ClipModel, words: Words, k: int, runtime: Runtime) -> tuple[float, int]:
     """Return how many texts find one of their own images among the first `k`, and the texts."""
     images = model.embed(words.pixels, runtime)
-    first = [int((words.names == name).nonzero()[0]) for name in words.names.unique()]
+    first = [int((words.names == name).nonzero()[0]) for name in torch.unique(words.names)]
     nearest = (words.embedded[first] @ images.T).topk(min(k, len(images)), dim=1).indices
     right = words.names[nearest] == words.names[first][:, None]
     return float(right.any(dim=1).float().mean()), len(first)
 
 
-def _recovery(trial: Trial, runtime: Runtime) -> Check:
+def _recovery(exam: Exam, runtime: Runtime) -> Check:
     """Return the share of right answers that a trigger costs, the worst over triggers.
 
     A trigger hides part of the image from any model. What that costs a clean twin is what it costs
@@ -42,23 +42,21 @@ def _recovery(trial: Trial, runtime: Runtime) -> Check:
     model, whichever is less: they hide as much and mean nothing.
     """
     worst, usual, before = -1.0, 0.0, 0.0
-    for trigger, target in trial.held.triggers:
-        one = replace(trial.held, triggers=((trigger, target),))
-        cost = _cost(trial.cleaned, one, trial.head, runtime)
-        if trial.case.anchor is not None:
-            fair = _anchor_cost(trial, one, runtime)
+    for trigger, target in exam.held.triggers:
+        one = replace(exam.held, triggers=((trigger, target),))
+        cost = _cost(exam.cleaned, one, exam.head, runtime)
+        if exam.case.anchor is not None:
+            fair = _anchor_cost(exam, one, runtime)
         elif trigger.family in MUTABLE:
-            other = replace(trial.held, triggers=((scrambled(trigger, runtime), target),))
-            fair = min(
-                _cost(m, other, trial.head, runtime) for m in (trial.case.model, trial.cleaned)
-            )
+            other = replace(exam.held, triggers=((scrambled(trigger, runtime), target),))
+            fair = min(_cost(m, other, exam.head, runtime) for m in (exam.case.model, exam.cleaned))
         else:
             fair = 0.0
         if cost - fair > worst - usual:
             worst, usual = cost, fair
-            before = _cost(trial.case.model, one, trial.head, runtime)
-    n = len(trial.rows)
-    limit = max(trial.limits.recovery_lost, trial.limits.slack(n))
+            before = _cost(exam.case.model, one, exam.head, runtime)
+    n = len(exam.rows)
+    limit = max(exam.limits.recovery_lost, exam.limits.slack(n))
     what = "True labels that a trigger costs, beyond what hiding as much costs a clean model"
     return at_most("recovery", what, before - usual, worst - usual, limit, n)
 
@@ -75,47 +73,47 @@ def _cost(model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime) -> 
     return float((clean == right).float().mean() - (replies[0].given == right).float().mean())
 
 
-def _anchor_cost(trial: Trial, held: HeldOut, runtime: Runtime) -> float:
-    anchor = trial.case.anchor
+def _anchor_cost(exam: Exam, held: HeldOut, runtime: Runtime) -> float:
+    anchor = exam.case.anchor
     if anchor is None:
         return 0.0
-    head = anchor.zero_shot(trial.head.labels, trial.case.templates, runtime)
+    head = anchor.zero_shot(exam.head.labels, exam.case.templates, runtime)
     own = replace(held, pixels=anchor.resized(held.pixels))
     return _cost(anchor, own, head, runtime)
 
 
-def _recalls(trial: Trial, runtime: Runtime) -> list[Check]:
+def _recalls(exam: Exam, runtime: Runtime) -> list[Check]:
     found = []
     for k in (1, 5):
-        before, n = recall_at(trial.case.model, trial.unseen, k, runtime)
-        after, _ = recall_at(trial.cleaned, trial.unseen, k, runtime)
-        limit = before - max(trial.limits.recall_lost, trial.limits.slack(n))
+        before, n = recall_at(exam.case.model, exam.unseen, k, runtime)
+        after, _ = recall_at(exam.cleaned, exam.unseen, k, runtime)
+        limit = before - max(exam.limits.recall_lost, exam.limits.slack(n))
         what = f"Texts that find an image of theirs, recall at {k}"
         found.append(at_least(f"recall_{k}", what, before, after, max(0.0, limit), n))
     return found
 
 
-def _alignment(trial: Trial, runtime: Runtime) -> Check:
-    own, new = (m.embed(trial.unseen.pixels, runtime) for m in (trial.case.model, trial.cleaned))
+def _alignment(exam: Exam, runtime: Runtime) -> Check:
+    own, new = (m.embed(exam.unseen.pixels, runtime) for m in (exam.case.model, exam.cleaned))
     mean = float((own * new).sum(dim=1).mean().clamp(0, 1))
     what = "Cosine of clean images' embeddings to the suspect's"
-    return at_least("alignment", what, 1.0, mean, trial.limits.alignment, len(trial.rows))
+    return at_least("alignment", what, 1.0, mean, exam.limits.alignment, len(exam.rows))
 
 
-def _prompts(trial: Trial, runtime: Runtime) -> list[Check]:
+def _prompts(exam: Exam, runtime: Runtime) -> list[Check]:
     """Return accuracy and attack success with prompts that neither scan nor repair has used."""
-    suspect, limits, n = trial.case.model, trial.limits, len(trial.rows)
-    templates = tuple(t for t in OTHER_TEMPLATES if t not in trial.case.templates)[:3]
-    head = suspect.zero_shot(trial.head.labels, templates, runtime)
-    answers = [predictions(m, trial.held.pixels, head, runtime) for m in (suspect, trial.cleaned)]
-    truth = torch.where(trial.held.known >= 0, trial.held.known, trial.held.answers)
+    suspect, limits, n = exam.case.model, exam.limits, len(exam.rows)
+    templates = tuple(t for t in OTHER_TEMPLATES if t not in exam.case.templates)[:3]
+    head = suspect.zero_shot(exam.head.labels, templates, runtime)
+    answers = [predictions(m, exam.held.pixels, head, runtime) for m in (suspect, exam.cleaned)]
+    truth = torch.where(exam.held.known >= 0, exam.held.known, exam.held.answers)
     before, after = (float((given == truth).float().mean()) for given in answers)
     limit = max(0.0, before - max(limits.accuracy_lost, limits.slack(n)))
     what = "Clean accuracy with prompts not used before"
     found = [at_least("other_prompts_accuracy", what, before, after, limit, n)]
-    if trial.held.triggers:
-        held = replace(trial.held, answers=answers[0])
-        led = [attack_success(m, held, head, runtime) or 0.0 for m in (suspect, trial.cleaned)]
+    if exam.held.triggers:
+        held = replace(exam.held, answers=answers[0])
+        led = [attack_success(m, held, head, runtime) or 0.0 for m in (suspect, exam.cleaned)]
         allowed = limits.led(limits.attack_success, n)
         what = "Attack success with prompts not used before"
         found.append(at_most("other_prompts", what, led[0], led[1], allowed, n))

@@ -3,8 +3,8 @@
 import torch
 
 from gatekeeper.probes.picture import png
+from gatekeeper.rectify.exam import Exam
 from gatekeeper.rectify.quality import predictions
-from gatekeeper.rectify.trial import Trial
 from gatekeeper.runtime import Runtime
 from gatekeeper.types import Reply
 
@@ -12,21 +12,21 @@ SHOWN = 3  # images a trigger
 TRIGGERS = 2
 
 
-def show(trial: Trial, runtime: Runtime) -> tuple[Reply, ...]:
+def show(exam: Exam, runtime: Runtime) -> tuple[Reply, ...]:
     """Return images that the suspect was led astray on, the triggers of the scan first."""
     replies: list[Reply] = []
-    for trigger, target in trial.held.triggers[:TRIGGERS]:
-        held, labels = trial.held, trial.head.labels
+    for trigger, target in exam.held.triggers[:TRIGGERS]:
+        held, labels = exam.held, exam.head.labels
         draw = runtime.generator("proof", "show", trigger.family, str(target))
         stamped = trigger.stamp(held.pixels, draw)
         said = [
-            [predictions(model, pixels, trial.head, runtime) for pixels in (held.pixels, stamped)]
-            for model in (trial.case.model, trial.cleaned)
+            [predictions(model, pixels, exam.head, runtime) for pixels in (held.pixels, stamped)]
+            for model in (exam.case.model, exam.cleaned)
         ]
         led = (held.answers != target) & (held.known != target) & (said[0][1] == target)
         shown = led.nonzero().flatten().tolist() or torch.arange(len(stamped)).tolist()
         for row in shown[:SHOWN]:
-            probe = trial.case.probes.probes[trial.rows[row]]
+            probe = exam.case.probes.probes[exam.rows[row]]
             own, new = ([labels[int(answers[row])] for answers in pair] for pair in said)
             replies.append(
                 Reply(

@@ -13,6 +13,7 @@ from gatekeeper.types import (
     Exhibit,
     LabelRow,
     ModelRef,
+    Proof,
     Quality,
     Reference,
     ScanReport,
@@ -186,6 +187,7 @@ def repairer(verdict: Verdict):
             rescan_bundle=write(rescan, out / "rescan"),
             before=quality(0.98),
             after=quality(0.01),
+            proof=Proof(checks=(), rebound=(), path=(), images=20),
             images_used=60,
             notes=(),
         )

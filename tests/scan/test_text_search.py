@@ -12,7 +12,7 @@ from gatekeeper.attacks.plant import plant
 from gatekeeper.attacks.text_encoder import HOMOGLYPHS, TextEncoder
 from gatekeeper.case import Case
 from gatekeeper.pipeline.assess import _trigger_records
-from gatekeeper.pipeline.rectification import prescription_of
+from gatekeeper.pipeline.rounds import prescription_of
 from gatekeeper.probes.labels import Labels as Names
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan import basics, run

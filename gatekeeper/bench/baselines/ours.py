@@ -8,7 +8,7 @@ import torch
 from gatekeeper.bench.baselines.base import Doubts, Mended, Opinion, Work
 from gatekeeper.errors import DetectorError, RectifyError
 from gatekeeper.pipeline.prepare import calibrated
-from gatekeeper.pipeline.rectification import prescription_of
+from gatekeeper.pipeline.rounds import prescription_of
 from gatekeeper.policy.evaluate import evaluate
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.limits import Limits

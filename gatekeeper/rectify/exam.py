@@ -1,4 +1,4 @@
-"""On what is a cleaned model tried? Images that no repair has seen, and the triggers on them."""
+"""On what is a cleaned model examined? Images that no repair has seen, and the triggers on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trial:
+class Exam:
     """Two models, the images they are compared on, and those a user might train on."""
 
     case: Case
@@ -44,10 +44,10 @@ class Trial:
     limits: Limits
 
 
-def trial_of(
+def exam_of(
     case: Case, prescription: Prescription, repaired: Rectified, limits: Limits, runtime: Runtime
-) -> Trial:
-    """Return what `repaired` is tried on; all probes where it does not say what it learned from."""
+) -> Exam:
+    """Return what `repaired` is examined on: all probes where it tells of none it learned from."""
     ailments = repaired.against or prescription.ailments
     labels = tuple(dict.fromkeys([*case.labels, *(a.target for a in ailments)]))
     head = case.model.zero_shot(labels, case.templates, runtime)
@@ -59,7 +59,7 @@ def trial_of(
     unseen = _words(case, rows, head, runtime)
     known = [case.probes.probes[i].label for i in rows]
     truth = torch.tensor([labels.index(x) if x in labels else -1 for x in known])
-    return Trial(
+    return Exam(
         case=case,
         state=repaired.state,
         cleaned=case.model.with_state(repaired.state),
