@@ -110,6 +110,7 @@ def test_a_repair_run_tells_before_and_after(registry, tmp_path):
         out=out,
         before=quality(0.98),
         after=quality(0.01),
+        proof=SimpleNamespace(checks=[SimpleNamespace(id="path", after=0.6)]),
         images_used=60,
         method="compact",
     )
@@ -122,6 +123,7 @@ def test_a_repair_run_tells_before_and_after(registry, tmp_path):
     found = registry.client.get_run(run.run_id).data
     assert found.metrics["before.attack_success"] == pytest.approx(0.98)
     assert found.metrics["after.attack_success"] == pytest.approx(0.01)
+    assert found.metrics["proof.path"] == 0.6
     assert "after.rebound" not in found.metrics  # not measured, so absent
     assert found.tags["gatekeeper.rectified_from"] == "models:/clip/1"
 
