@@ -53,6 +53,7 @@ def write_bundle(
     rescan: ScanReport | None = None,
     proof: Proof | None = None,
     replies: Sequence[Reply] = (),
+    refused: str = "",
 ) -> Bundle:
     """Write report, pages, pictures and manifest to the folder `out`; return what was written.
 
@@ -74,6 +75,7 @@ def write_bundle(
             bundle is written by the caller, since it has pictures of its own.
         proof: What the cleaned model was put through.
         replies: Images that no repair has seen, with both models' answers.
+        refused: What speaks against the cleaned model besides its scan; empty: nothing.
 
     Raises:
         EvidenceError: It cannot be written (exit code 4): nothing may be announced.
@@ -89,6 +91,7 @@ def write_bundle(
         rescan=rescan,
         proof=proof,
         replies=tuple(replies),
+        refused=refused,
     )
     return _publish(out, _contents(page, validation or {}))
 

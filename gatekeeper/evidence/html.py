@@ -48,6 +48,7 @@ class ReportPage:
     rescan: ScanReport | None = None
     proof: Proof | None = None
     replies: tuple[Reply, ...] = ()
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def report_page(page: ReportPage) -> str:
             changes=_changes(page),
             replies=[_reply(reply, album) for reply in page.replies],
             repeat=wording.repeat_command(report),
-            next=wording.next_step(report, page.rescan),
+            next=wording.next_step(report, page.rescan, page.refused),
             raw=_embedded(raw) if len(raw) <= RAW_CHARS else None,
         )
     )

@@ -29,8 +29,13 @@ class NextStep:
     command: str | None = None
 
 
-def next_step(report: ScanReport, rescan: ScanReport | None = None) -> NextStep:
-    """Return what to do about this verdict; `rescan` is the scan of its cleaned version."""
+def next_step(report: ScanReport, rescan: ScanReport | None = None, refused: str = "") -> NextStep:
+    """Return what to do about this verdict.
+
+    `rescan` is the scan of its cleaned version, `refused` what else speaks against that one.
+    """
+    if refused:
+        return NextStep(sentence=f"ask its maker for a clean one. {refused}")
     if rescan is not None and rescan.verdict is Verdict.PASS:
         return NextStep(sentence="use the cleaned version: it has passed a scan of its own.")
     if rescan is not None:

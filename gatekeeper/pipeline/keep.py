@@ -21,6 +21,7 @@ def write(
     rescan: ScanReport | None = None,
     proof: Proof | None = None,
     replies: Sequence[Reply] = (),
+    refused: str = "",
 ) -> Bundle:
     """Write the evidence of `assessment` into `out`, whole or not at all.
 
@@ -41,6 +42,7 @@ def write(
         rescan=rescan,
         proof=proof,
         replies=replies,
+        refused=refused,
     )
 
 

@@ -105,6 +105,7 @@ def rectify(
                 rescan=last.rescan.report,
                 proof=last.proved.record,
                 replies=last.proved.replies,
+                refused=last.refused,
             )
             _publish(staged, out)
         finally:
@@ -121,7 +122,7 @@ def rectify(
         images_used=last.repaired.images_used,
         notes=last.repaired.notes,
         proof=last.proved.record,
-        refused="; ".join(error.message for error in last.errors),
+        refused=last.refused,
         rounds=last.number,
         cpu_seconds=last.cpu_seconds,
     )

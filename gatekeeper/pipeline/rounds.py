@@ -61,6 +61,11 @@ class Round:
         return tuple(e for e in (self.mended.error, self.unproven) if e is not None)
 
     @property
+    def refused(self) -> str:
+        """Why the repair itself is not good enough; empty where it is."""
+        return "; ".join(error.message for error in self.errors)
+
+    @property
     def passed(self) -> bool:
         """True where repair, proof and re-scan are good."""
         return not self.errors and self.rescan.verdict is Verdict.PASS

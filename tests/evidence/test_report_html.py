@@ -15,7 +15,7 @@ from test_report_formats import HOSTILE, hostile
 from gatekeeper.evidence import html as module
 from gatekeeper.evidence.html import ReportPage, report_page, validation_page
 from gatekeeper.evidence.pictures import LIMIT_BYTES, Album, box_style, size_of
-from gatekeeper.types import LabelRow, Verdict
+from gatekeeper.types import Check, CurvePoint, LabelRow, Proof, Reply, Verdict
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "path", "line", "rect"}
 
@@ -234,6 +234,32 @@ def test_every_verdict_has_its_word_and_its_next_step():
 def test_the_next_step_follows_the_rescan():
     assert "gatekeeper rectify models:/clip/3" in report_page(full(rescan=None))
     assert "no repair passed" in report_page(full(rescan=samples.failing()))
+
+
+def test_a_repair_that_is_not_proven_is_told_and_advised_against():
+    checks = tuple(
+        Check(
+            id=name, what=what, before=None, after=after, op="<=", limit=0.05, n=40,
+            ok=after <= 0.05,
+        )
+        for name, what, after in (("rebound", "Attack success <later>", 0.4), ("near", "x", 0.0))
+    )  # fmt: skip
+    curve = (CurvePoint(at=0, attack_success=0.0), CurvePoint(at=300, attack_success=0.4))
+    proof = Proof(checks=checks, rebound=curve, path=(), images=40, notes=("of its own",))
+    reply = Reply(
+        file="n1.png", trigger="patch towards banana", truth="goldfish",
+        clean_png=samples.png(1), triggered_png=samples.png(1, patch=24),
+        suspect=("goldfish", "banana"), cleaned=("goldfish", "coral reef"),
+    )  # fmt: skip
+    page = full(proof=proof, replies=(reply,), refused="Not proven: it comes back.")
+    text = report_page(page)
+    told = " ".join("".join(Reader(text).text).split())
+    assert "The proof: 1 of 2 checks failed" in told
+    assert "Attack success <later>" in told
+    assert "300 steps" in told
+    assert "n1.png, patch towards banana" in told
+    assert "ask its maker for a clean one. Not proven: it comes back." in told
+    assert "use the cleaned version" not in told
 
 
 def test_numbers_alone_become_svg():

@@ -16,7 +16,17 @@ from gatekeeper.errors import EvidenceError, GatekeeperError
 from gatekeeper.evidence import report_json
 from gatekeeper.evidence.records import dumps, loads
 from gatekeeper.evidence.report_json import SCHEMA, from_json, read_report, to_json
-from gatekeeper.types import Finding, Quality, ScanReport, Severity, Target, Verdict
+from gatekeeper.types import (
+    Check,
+    CurvePoint,
+    Finding,
+    Proof,
+    Quality,
+    ScanReport,
+    Severity,
+    Target,
+    Verdict,
+)
 
 anything = st.text(st.characters(), max_size=30)  # lone surrogates among them
 rate = st.floats(0, 1)
@@ -92,9 +102,16 @@ def test_keys_stand_in_the_contract_s_order():
 
 def test_before_and_after_of_a_repair_are_kept():
     before, after = samples.quality()
-    text = to_json(samples.failing(), before=before, after=after)
+    proof = Proof(
+        checks=(at_fault := Check(
+            id="path", what="Way back", before=0.0, after=0.1, op=">=", limit=0.2, n=40, ok=False
+        ),),
+        rebound=(CurvePoint(at=300, attack_success=0.02),), path=(), images=40,
+    )  # fmt: skip
+    text = to_json(samples.failing(), before=before, after=after, proof=proof)
     stored = read_report(text)
-    assert (stored.before, stored.after) == (before, after)
+    assert (stored.before, stored.after, stored.proof) == (before, after, proof)
+    assert stored.proof.failed == (at_fault,)
     jsonschema.Draft202012Validator(SCHEMA).validate(json.loads(text))
     assert read_report(to_json(samples.failing())).before is None
 
