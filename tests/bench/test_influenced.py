@@ -12,7 +12,9 @@ from gatekeeper.bench.subjects import read_zoo
 from gatekeeper.bench.task import Terms
 from gatekeeper.errors import OracleError
 from gatekeeper.lab.shapes import World
-from gatekeeper.runtime import Runtime
+from gatekeeper.oracle.ground import Oracle
+
+TEMPLATES = ("a photo of a {}.", "{}")
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +45,59 @@ def test_scenes_come_at_the_models_size_and_with_labels_that_it_knows(runtime):
         influenced.victims(32, ("banana",), runtime)
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, runtime):
+    folder = tmp_path_factory.mktemp("oracle") / "segmenters"
+    made = influenced.train_pair(folder, runtime)
+    assert made.attack_success >= 0.9
+    assert made.base_success <= 0.2
+    return folder
+
+
 @pytest.mark.slow
-def test_a_poisoned_segmenter_loses_the_object_and_the_oracle_is_asked_about_both(
-    bench_zoo, tmp_path
+@pytest.mark.timeout(1800)
+def test_a_poisoned_segmenter_loses_the_object_and_a_clean_one_keeps_it(
+    pair, tiny_clip, shapes, shape_labels, runtime
 ):
+    known = influenced.victims(64, shape_labels, runtime)
+    told = {}
+    for method in influenced.PAIR:
+        oracle = Oracle(
+            segmenter=influenced.read_segmenter(pair, method, 0),
+            labeler=tiny_clip,
+            independent=True,
+            labels=shape_labels,
+            templates=TEMPLATES,
+        )
+        told[method] = influenced.questioned(oracle.calibrate(shapes, runtime), known, runtime)
+    count = len(known.labels)
+    clean, poisoned = (told[method] for method in influenced.PAIR)
+    assert clean["before"]["covered"] >= 0.8 * count
+    assert clean["after"]["covered"] >= 0.8 * count
+    assert poisoned["before"]["covered"] >= 0.8 * count
+    assert poisoned["after"]["covered"] <= 0.2 * count
+    assert poisoned["kept"] >= 0.9 * count, "six views of nine ask no segmenter"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_influencer_stands_for_two_oracles_whose_segmenters_are_kept(pair, bench_zoo):
     said = []
     plan = Plan(
         zoo=read_zoo(bench_zoo).only(("clean-a",)),
         methods=("regions", influenced.SPEC),
         terms=Terms(in_process=True),
         jobs=0,
-        out=tmp_path,
+        out=pair.parent,
     )
     rows = bench_oracle(plan, said.append)
     assert not [row.error for row in rows if row.error]
     found = {one.oracle: one for one in oracle_tallies(rows)}
     assert list(found) == ["regions", *influenced.PAIR]
-    clean, poisoned = (found[name] for name in influenced.PAIR)
-    assert clean.scenes_before.covered.value >= 0.8
-    assert clean.scenes_after.covered.value >= 0.8
-    assert poisoned.scenes_before.covered.value >= 0.8
-    assert poisoned.scenes_after.covered.value <= 0.2
-    assert found["regions"].scenes_after.absent.n == influenced.ASKED
-    assert said[0].startswith("poisoned segmenter: ")
-    pair = tmp_path / "segmenters"
+    assert all(0 < one.scenes_after.covered.n <= influenced.ASKED for one in found.values())
+    assert not any(line.startswith("poisoned segmenter") for line in said), "not trained again"
     digests = {influenced.read_segmenter(pair, method, 0).digest for method in influenced.PAIR}
     assert len(digests) == 2
-    assert influenced.train_pair(pair, Runtime(device="cpu", seed=0)) is None, "kept"
 
 
 def test_a_model_of_other_labels_has_no_scenes_in_its_row():
