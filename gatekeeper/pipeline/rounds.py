@@ -12,6 +12,7 @@ from gatekeeper.pipeline.assess import Assessment, assess, recall
 from gatekeeper.pipeline.checkpoint import Work
 from gatekeeper.pipeline.keep import write
 from gatekeeper.pipeline.stages import (
+    PROOF,
     Mended,
     read_mended,
     read_proved,
@@ -136,7 +137,10 @@ def _round(
     model = _write_model(assessment, mended.repaired, models)
     rescan, told = _rescan(assessment, model, number, work, runtime)
     proof = work.stage(
-        f"{number}-proof", lambda folder: _prove(assessment, prescription, mended, folder, runtime)
+        f"{number}-proof",
+        lambda folder: _prove(
+            assessment, prescription, mended, work.folder / f"{number}-repair", folder, runtime
+        ),
     )
     proved = read_proved(proof)
     unproven: RectifyError | None = None
@@ -179,14 +183,18 @@ def _prove(
     assessment: Assessment,
     prescription: Prescription,
     mended: Mended,
+    repair_stage: Path,
     folder: Path,
     runtime: Runtime,
 ) -> None:
-    """Write the proof of a repair into `folder`, and what it cost."""
+    """Write the proof of a repair into `folder`, and what it cost; the repair may have made one."""
     if assessment.case is None:
         raise RectifyError("no model to prove", hint="report this as a defect")
     clock = time.process_time()
-    write_proved(folder, prove(assessment.case, prescription, mended.repaired, runtime))
+    if (repair_stage / PROOF).is_dir():
+        shutil.copytree(repair_stage / PROOF, folder, dirs_exist_ok=True)
+    else:
+        write_proved(folder, prove(assessment.case, prescription, mended.repaired, runtime))
     (folder / SECONDS).write_text(str(time.process_time() - clock), encoding="utf-8")
 
 

@@ -17,7 +17,13 @@ from gatekeeper.rectify.proof import Proved
 from gatekeeper.triggers import load_trigger, save_trigger
 from gatekeeper.types import Json, Proof, Reply
 
-_TENSORS = ("state", "against")  # fields of a repair that are kept beside its JSON
+_TENSORS = (
+    "state",
+    "prompts",
+    "against",
+    "proved",
+)  # fields of a repair that are kept beside its JSON
+PROOF = "proof"  # folder of a proof that the choice of a method has made already
 _ERRORS = {kind.__name__: kind for kind in (RectifyError, UtilityLostError)}
 
 
@@ -47,7 +53,11 @@ def write_mended(folder: Path, mended: Mended) -> None:
         {"repaired": plain, "error": told, "cpu_seconds": mended.cpu_seconds},
     )
     write_tensors(folder / "state.safetensors", repaired.state)
+    write_tensors(folder / "prompts.safetensors", repaired.prompts)
     _write_ailments(folder, repaired.against)
+    if isinstance(repaired.proved, Proved):
+        (folder / PROOF).mkdir()
+        write_proved(folder / PROOF, repaired.proved)
 
 
 def read_mended(folder: Path) -> Mended:
@@ -56,7 +66,10 @@ def read_mended(folder: Path) -> Mended:
     hints = typing.get_type_hints(Rectified)
     plain = {name: from_plain(hints[name], value) for name, value in document["repaired"].items()}
     repaired = Rectified(
-        **plain, state=read_tensors(folder / "state.safetensors"), against=_read_ailments(folder)
+        **plain,
+        state=read_tensors(folder / "state.safetensors"),
+        prompts=read_tensors(folder / "prompts.safetensors"),
+        against=_read_ailments(folder),
     )
     error: RectifyError | None = None
     if told := document["error"]:

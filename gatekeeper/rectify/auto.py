@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from gatekeeper.case import Case
 from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Prescription, Rectified, Rectifier
-from gatekeeper.rectify.limits import Limits, check
+from gatekeeper.rectify.limits import Limits, check, check_proof
+from gatekeeper.rectify.proof import prove
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger
 
@@ -49,7 +50,7 @@ def stages(case: Case, prescription: Prescription) -> tuple[Stage, ...]:
 def automatic(
     case: Case, prescription: Prescription, load: Load, runtime: Runtime, limits: Limits
 ) -> Rectified:
-    """Return the first result of each stage that meets `limits`; its notes tell what was tried.
+    """Return the first proven result of each stage within `limits`; its notes tell what was tried.
 
     Raises:
         RectifyError: None does; `rejected` is the best of them, where anything was made.
@@ -78,6 +79,9 @@ def _first(
         try:
             made = load(name)().rectify(case, prescription, runtime)
             check(made, made.held_out, limits)
+            proved = prove(case, prescription, made, runtime, limits)
+            made = replace(made, proved=proved)
+            check_proof(proved.record, made)
         except RectifyError as error:
             missed.append(error)
             notes.append(f"{name} missed: {error.message}")

@@ -46,6 +46,7 @@ class Rectified:
     against: tuple[Ailment, ...] = ()  # every trigger it was made against, the scan's first
     notes: tuple[str, ...] = ()
     prompts: Mapping[str, Tensor] = field(default_factory=dict)  # learned ones, where these changed
+    proved: object | None = None  # its `proof.Proved`, where the choice of a method asked for one
 
 
 @runtime_checkable

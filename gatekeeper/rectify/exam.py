@@ -11,6 +11,7 @@ from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.limits import Limits
+from gatekeeper.rectify.prompts import with_prompts
 from gatekeeper.rectify.quality import HeldOut, predictions
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger
@@ -57,12 +58,15 @@ def exam_of(
     rest = everything if len(learned) == len(everything) else sorted({*everything} - {*learned})
     rows = [i for i in order if i in {*rest}][:MOST_IMAGES]
     unseen = _words(case, rows, head, runtime)
+    cleaned = case.model.with_state(repaired.state)
+    if repaired.prompts:
+        cleaned = with_prompts(cleaned, repaired.prompts)
     known = [case.probes.probes[i].label for i in rows]
     truth = torch.tensor([labels.index(x) if x in labels else -1 for x in known])
     return Exam(
         case=case,
         state=repaired.state,
-        cleaned=case.model.with_state(repaired.state),
+        cleaned=cleaned,
         head=head,
         rows=rows,
         held=HeldOut(

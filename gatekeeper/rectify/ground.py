@@ -1,5 +1,6 @@
 """What every repair stands on: which images it learns from, which judge it, what was found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,7 @@ from gatekeeper.clip.late import as_stored
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.base import Ailment, Prescription, Rectified
 from gatekeeper.rectify.curated import split
+from gatekeeper.rectify.found import Found
 from gatekeeper.rectify.fresh import inverted
 from gatekeeper.rectify.marks import Mark, marked_quality, text_names
 from gatekeeper.rectify.quality import HeldOut, measure
@@ -161,11 +163,11 @@ class Ground:
         *,
         steps: int = 0,
         held: HeldOut | None = None,
-        against: tuple[Ailment, ...] = (),
+        against: Sequence[Found] = (),
     ) -> Rectified:
         """Return what `model` has become of the suspect, measured before and after.
 
-        `against`: the triggers that it was repaired of, where more joined those of the scan.
+        `against` are more triggers than those it stands on, which joined on the way.
         """
         state = changed(self.case.model, model)
         cured = replace(self.case.model.with_state(state), text_tower=model.text_tower)
@@ -183,9 +185,15 @@ class Ground:
             steps=steps,
             held_out=len(self.held_rows),
             learned=self.rows,
-            against=against,
+            against=self._ailments([(one.trigger, one.target) for one in against]),
             notes=tuple(self.notes),
         )
+
+    def _ailments(self, joined: list[tuple[Trigger, int]]) -> tuple[Ailment, ...]:
+        own: list[tuple[Trigger, int]] = [*self.triggers, *self.marks]
+        known = {id(trigger) for trigger, _ in own}
+        own += [(trigger, target) for trigger, target in joined if id(trigger) not in known]
+        return tuple(Ailment(target=self.head.labels[i], trigger=x) for x, i in own)
 
 
 def changed(before: ClipModel, after: ClipModel) -> dict[str, Tensor]:

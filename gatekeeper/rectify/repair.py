@@ -9,7 +9,7 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel
-from gatekeeper.rectify.base import Ailment, Prescription, Rectified
+from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.curated import curate
 from gatekeeper.rectify.found import Found, answers, worst
 from gatekeeper.rectify.fresh import Fresh, inverted, shape_for
@@ -76,12 +76,8 @@ class Repair:
         if self.found:
             self._correct_until_quiet()
             self._tune_until_quiet()
-        against = tuple(
-            Ailment(target=self.head.labels[target], trigger=trigger)
-            for trigger, target, _ in self.found
-        )
         return self.ground.finish(
-            self.method.name, self.tower.model(), steps=self.steps, held=held, against=against
+            self.method.name, self.tower.model(), steps=self.steps, held=held, against=self.found
         )
 
     def _add(self, trigger: Trigger, target: int) -> None:

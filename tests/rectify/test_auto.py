@@ -7,11 +7,13 @@ import pytest
 from test_compact import case_of, prescribe
 
 from gatekeeper.errors import RectifyError
+from gatekeeper.rectify import auto
 from gatekeeper.rectify.auto import automatic, stages
 from gatekeeper.rectify.base import Ailment, Rectified
-from gatekeeper.rectify.limits import Limits
+from gatekeeper.rectify.limits import Limits, at_most
+from gatekeeper.rectify.proof import Proved
 from gatekeeper.triggers import Patch, TextTrigger
-from gatekeeper.types import Quality
+from gatekeeper.types import Proof, Quality
 
 PATCH = Patch(pixels=__import__("torch").rand(3, 4, 4))
 
@@ -41,6 +43,23 @@ class Fake:
 
 def loader(asked, **success):
     return lambda name: lambda: Fake(name, success.get(name), asked)
+
+
+def proof(rebound: float) -> Proved:
+    check = at_most("rebound", "Attack success after fine-tuning", None, rebound, 0.05, 50)
+    return Proved(record=Proof(checks=(check,), rebound=(), path=(), images=50))
+
+
+@pytest.fixture(autouse=True)
+def proofs(monkeypatch):
+    """What the proofs of each method's result come to, 0 unless said."""
+    rebounds: dict[str, float] = {}
+
+    def prove(case, prescription, made, runtime, limits):
+        return proof(rebounds.get(made.method, 0.0))
+
+    monkeypatch.setattr(auto, "prove", prove)
+    return rebounds
 
 
 @pytest.fixture
@@ -76,6 +95,15 @@ def test_the_first_that_passes_is_taken(case, runtime):
     assert made.method == "ablate"
     assert [name for name, *_ in asked] == ["compact", "ablate"]
     assert any(note.startswith("compact missed: after compact") for note in made.notes)
+
+
+def test_one_that_comes_back_is_passed_over(case, runtime, proofs):
+    proofs["compact"] = 0.4
+    load = loader([], compact=0.0, ablate=0.0)
+    made = automatic(case, prescribe("red ring", PATCH), load, runtime, Limits())
+    assert made.method == "ablate"
+    assert made.proved.rebound is None
+    assert any("compact missed: not proven" in note for note in made.notes)
 
 
 def test_the_best_miss_is_told_where_none_passes(case, runtime):

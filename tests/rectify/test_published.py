@@ -46,7 +46,7 @@ def test_every_method_stands_on_the_same_images(sick, runtime):
         method.rectify(case, prescription, runtime).before
         for method in (
             FineTuning(steps=1, batch=4),
-            CompactFineTuning(inversions=0, rebound_steps=0, ranks=(1,), depths=()),
+            CompactFineTuning(inversions=0, ranks=(1,), depths=()),
         )
     ]
     assert before[0] == before[1]
