@@ -37,8 +37,8 @@ def stages(case: Case, prescription: Prescription) -> tuple[Stage, ...]:
         )
     if others or not marks:
         methods = ["compact", "ablate", "negate"]
-        if case.anchor is not None:
-            methods.insert(0, "interpolate")
+        if case.anchor is not None:  # cheaper than compact, but it never attacks its own result
+            methods.insert(1, "interpolate")
         if prescription.victims and case.suspects is not None:
             methods.insert(methods.index("compact") + 1, "unlearn")
         if case.model.conditional:
