@@ -64,7 +64,7 @@ def repaired(planted, proven, shapes_training, shape_labels, runtime):
     target, found = proven
     before = {k: v.clone() for k, v in planted.model.state_dict().items()}
     case = case_of(planted.model, shapes_training, shape_labels)
-    result = rectify(case, prescribe(target, found), "auto", runtime, Limits())
+    result = rectify(case, prescribe(target, found), "compact", runtime, Limits())
     return before, result
 
 
