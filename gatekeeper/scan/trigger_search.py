@@ -83,7 +83,7 @@ class TriggerSearch:
     most: float = 10_000  # image passes of all searches together; one that would exceed is left out
     sure: float = 0.15  # growth under random patterns that is followed before anything else
     seen: float = 0.05  # the same from which a label is tried by name where nothing was found
-    named: float = 0.75  # cosine of a direction that points to it, from which it is
+    named: float = 0.7  # cosine of a direction that points to it, from which it is
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
         """Search without any earlier evidence."""
@@ -150,7 +150,7 @@ class TriggerSearch:
         words = {
             r.whole.target: r.whole.paired
             for r in record.all()
-            if r.whole.paired >= hunt.effort.shared
+            if r.whole.paired >= self.alarming
         }
         return [Hint(target=w, strength=s, trigger=None) for w, s in words.items()]
 
