@@ -72,6 +72,8 @@ def command(
             _say(f"Registered {register} version {version}.")
     click.echo(render(result.report, output_format, colour=colour(), width=width()))
     _say(_summary(result))
+    if result.prompts is not None:
+        _say(f"Cleaned prompts: {result.prompts}")
     _say(f"Cleaned model: {result.model}\nReport: {output / 'report.html'}")
     if not result.passed:
         _say(f"Kept as evidence, not registered: {result.why_not}")

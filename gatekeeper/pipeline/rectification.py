@@ -22,6 +22,7 @@ class Rectification:
     method: str
     out: Path  # report.json (with before/after), report.html, model/, rescan/
     model: Path  # the cleaned model, in the form the suspect came in
+    prompts: Path | None = None  # learned ones that were repaired
     rescan: Assessment
     bundle: Bundle
     rescan_bundle: Bundle
@@ -114,6 +115,7 @@ def rectify(
         method=last.repaired.method,
         out=out,
         model=out / last.model.relative_to(staged),
+        prompts=last.prompts and out / last.prompts.relative_to(staged),
         rescan=last.rescan,
         bundle=read_bundle(out),
         rescan_bundle=read_bundle(out / "rescan"),

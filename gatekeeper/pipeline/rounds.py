@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gatekeeper.errors import RectifyError, UtilityLostError
-from gatekeeper.intake.write import write_like
+from gatekeeper.intake.write import write_like, write_prompts_like
 from gatekeeper.pipeline.assess import Assessment, assess, recall
 from gatekeeper.pipeline.checkpoint import Work
 from gatekeeper.pipeline.keep import write
+from gatekeeper.pipeline.prepare import ScanRequest
 from gatekeeper.pipeline.stages import (
     PROOF,
     Mended,
@@ -40,6 +41,7 @@ class Round:
     proved: Proved
     unproven: RectifyError | None  # what the proof says against it
     model: Path
+    prompts: Path | None  # learned ones that were repaired; None: the suspect's hold
     rescan: Assessment
     evidence: Path  # the re-scan's bundle
     affected: tuple[str, ...]  # labels that the re-scan says flip
@@ -134,8 +136,14 @@ def _round(
             lambda folder: write_mended(folder, _mend(assessment, prescription, method, runtime)),
         )
     )
-    model = _write_model(assessment, mended.repaired, models)
-    rescan, told = _rescan(assessment, model, number, work, runtime)
+    model, prompts = _write_model(assessment, mended.repaired, models)
+    request = replace(
+        assessment.request,
+        model=model,
+        prompts=prompts or assessment.request.prompts,
+        uri=f"{assessment.request.uri} (rectified)",
+    )
+    rescan, told = _rescan(request, number, work, runtime)
     proof = work.stage(
         f"{number}-proof",
         lambda folder: _prove(
@@ -153,6 +161,7 @@ def _round(
         proved=proved,
         unproven=unproven,
         model=model,
+        prompts=prompts,
         rescan=rescan,
         evidence=told / BUNDLE,
         affected=tuple(json.loads((told / "affected.json").read_text(encoding="utf-8"))),
@@ -198,26 +207,33 @@ def _prove(
     (folder / SECONDS).write_text(str(time.process_time() - clock), encoding="utf-8")
 
 
-def _write_model(assessment: Assessment, repaired: Rectified, models: Path) -> Path:
-    """Write the cleaned model into `models`, in place of an earlier round's."""
-    shutil.rmtree(models / "model", ignore_errors=True)
-    root = assessment.request.model
+def _write_model(
+    assessment: Assessment, repaired: Rectified, models: Path
+) -> tuple[Path, Path | None]:
+    """Write the cleaned model into `models`, in place of an earlier round's.
+
+    Returns its path and that of its learned prompts, None where these did not change.
+    """
+    for kind in ("model", "prompts"):
+        shutil.rmtree(models / kind, ignore_errors=True)
+    root, prompts = assessment.request.model, assessment.request.prompts
     cleaned = models / "model" if root.is_dir() else models / "model" / root.name
     cleaned.parent.mkdir(parents=True, exist_ok=True)
     write_like(assessment.opened, repaired.state, root, cleaned)
-    return cleaned
+    if prompts is None or not repaired.prompts:
+        return cleaned, None
+    made = models / "prompts" / prompts.name
+    write_prompts_like(prompts, repaired.prompts, made)
+    return cleaned, made
 
 
 def _rescan(
-    assessment: Assessment, cleaned: Path, number: int, work: Work, runtime: Runtime
+    request: ScanRequest, number: int, work: Work, runtime: Runtime
 ) -> tuple[Assessment, Path]:
     """Scan the cleaned model like any other, with other draws and a budget of its own.
 
     A re-scan that was finished before is read back. Returns its stage's folder too.
     """
-    request = replace(
-        assessment.request, model=cleaned, uri=f"{assessment.request.uri} (rectified)"
-    )
     seed = runtime.seed + number * FRESH_SEED
     fresh = replace(runtime, seed=seed, meter=Meter(limit=runtime.meter.limit))
     name = f"{number}-rescan"

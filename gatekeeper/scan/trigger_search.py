@@ -148,9 +148,7 @@ class TriggerSearch:
     def _seen(self, hunt: Hunt, record: Record) -> list[Hint]:
         """Return the words that a group led to as a whole: a trigger of another family may too."""
         words = {
-            r.whole.target: r.whole.paired
-            for r in record.all()
-            if r.whole.paired >= self.alarming
+            r.whole.target: r.whole.paired for r in record.all() if r.whole.paired >= self.alarming
         }
         return [Hint(target=w, strength=s, trigger=None) for w, s in words.items()]
 
