@@ -77,7 +77,7 @@ class Hunt:
         """Search for what leads to any word but those `taken`; None where no passes are left.
 
         Where a word has grown that the images do not answer yet, the search goes on towards it.
-        `brief`: for what else there may be once a trigger was found.
+        `brief`: for what else there may be once a trigger was found; it does not go on.
         """
         name = group.name + "".join(f" without {self._word(t)}" for t in taken)
         aim = self._aim(excluded=self._excluded(taken))
@@ -87,7 +87,7 @@ class Hunt:
         result = self._result(moved, aim)
         leader = moved.pace.leader
         # Where there are many parameters, or no anchor, some word always grows a little.
-        telling = group.tries > 1 and self._anchored()
+        telling = group.tries > 1 and self._anchored() and not brief
         if telling and result.found is None and moved.pace.recent(RECENT) >= self.effort.followed:
             name = f"{name}, on towards {self._word(leader)}"
             onward = self._moved(group, self._aim(target=leader), name, moved.frees)
