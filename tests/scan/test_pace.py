@@ -1,0 +1,91 @@
+"""What a search wants to grow, when it stops, and that clean probes are looked at once."""
+
+import pytest
+import torch
+from toy_clip import case_of
+
+from gatekeeper.runtime import Runtime
+from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.groups import groups_for
+from gatekeeper.scan.hints import hints_of
+from gatekeeper.scan.pace import GROWN, GROWN_ALONE, HOPELESS, PATIENCE, Aim, Pace
+from gatekeeper.scan.pair import held_out, look, pair_of, searched
+from gatekeeper.scan.search import Ground, optimise
+from gatekeeper.triggers import Patch
+
+
+def paced(*growth, words=None):
+    pace = Pace()
+    for i, value in enumerate(growth):
+        pace = pace.after(value, words[i] if words else 0)
+    return pace
+
+
+def test_a_target_is_all_that_may_grow():
+    assert Aim(target=2).wanted(4).tolist() == [False, False, True, False]
+
+
+def test_excluded_words_may_not_grow():
+    wanted = Aim(excluded=torch.tensor([0, 3])).wanted(4)
+    assert wanted.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(("paired", "enough"), [(True, GROWN), (False, GROWN_ALONE)])
+def test_growth_decides_only_over_several_steps(paired, enough):
+    aim = Aim(paired=paired)
+    assert not paced(0, enough + 1).grown(aim)
+    assert not paced(enough + 1, 0, 0, enough + 1).grown(aim)
+    assert paced(0, *[enough + 0.1] * 3).grown(aim)
+
+
+def test_nothing_is_given_up_before_its_patience():
+    aim = Aim(paired=True)
+    assert not paced(*[0.0] * (PATIENCE - 1)).hopeless(aim, PATIENCE)
+    assert paced(*[0.0] * PATIENCE).hopeless(aim, PATIENCE)
+    assert not paced(*[HOPELESS + 0.1] * PATIENCE).hopeless(aim, PATIENCE)
+
+
+def test_more_is_asked_of_growth_that_no_anchor_is_taken_from():
+    pace = paced(*[HOPELESS + 0.1] * PATIENCE)
+    assert pace.hopeless(Aim(), PATIENCE)
+    assert not pace.hopeless(Aim(target=0), PATIENCE)
+
+
+def test_the_word_that_led_most_of_late_leads():
+    assert paced(*[1.0] * 10, words=[5, 5, 5, 5, 5, 2, 2, 3, 2, 2]).leader == 2
+
+
+def test_each_clean_probe_is_embedded_once():
+    case, runtime = case_of("clean"), Runtime()
+    first = case.embedded(case.model, (3, 1, 3), runtime)
+    assert runtime.meter.image_passes == 2
+    again = case.embedded(case.model, (1, 3), runtime)
+    assert runtime.meter.image_passes == 2
+    assert torch.equal(first[0], again[1])
+    alone = case.model.embed(case.pixels((3,)), runtime)[0]
+    assert torch.allclose(first[0], alone, atol=1e-6)
+
+
+def test_a_suspect_that_is_its_anchor_is_given_up_early():
+    case, runtime = case_of("clean", anchor=True), Runtime()
+    pair = pair_of(case, runtime)
+    ground = Ground(
+        pair=pair,
+        images=look(case, pair, searched(case, runtime), runtime),
+        judges=look(case, pair, held_out(case, runtime), runtime),
+    )
+    group = groups_for(pair.model.size, anchored=True)[0]
+    start = group.start(torch.Generator().manual_seed(0))
+    moved = optimise(ground, group, start, Aim(paired=True), runtime, steps=48, batch=4)
+    assert len(moved.pace.growth) == PATIENCE
+    assert max(moved.pace.growth) < HOPELESS
+
+
+def test_a_direction_must_point_harder_than_a_pattern():
+    patch = Patch(pixels=torch.rand(3, 4, 4))
+
+    def seen(target, score, trigger):
+        return Candidate(trigger=trigger, target=target, detector="x", score=score, flip_rate=0.0)
+
+    earlier = (Detection(candidates=(seen("a", 0.3, patch), seen("b", 0.3, None))),)
+    assert [h.target for h in hints_of(earlier, ("a", "b"), seen=0.1, named=0.7)] == [0]
