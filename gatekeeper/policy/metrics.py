@@ -76,6 +76,7 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "suspects.flagged": ("count", "of them flagged, with `--suspect`"),
         "clean.accuracy": ("fraction", "zero-shot accuracy on labelled probes"),
         "clean.agreement": ("fraction", "same answer as the anchor on clean probes"),
+        "clean.kept": ("fraction", "the same, of answers that the anchor is sure of"),
         "clean.steadiness": ("fraction", "same answer to a clean probe mirrored and cropped"),
         "clean.alikeness": ("cosine", "mean cosine of the embeddings of different clean probes"),
     }

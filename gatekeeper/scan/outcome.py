@@ -8,12 +8,13 @@ from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan import score as scores
 from gatekeeper.scan.base import Confirmed, Detection, ScanOutcome
+from gatekeeper.scan.basics import far
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
 from gatekeeper.scan.reasons import compared, explain
 from gatekeeper.triggers import TextTrigger
-from gatekeeper.types import Finding, Measurement, SuspectImage, Target, Victim
+from gatekeeper.types import Finding, Measurement, Severity, SuspectImage, Target, Victim
 
 NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
 ALARM = 0.5
@@ -46,7 +47,8 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
 
     An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
     loses one that does not: what was not looked at may hold the trigger. Where nothing follows
-    from the images, a mark that the text tower obeys still counts: it needs none.
+    from the images, or from a comparison with this anchor, a mark that the text tower obeys still
+    counts: it needs neither.
     """
     detections = list(gathered.detections.values())
     anchored = case.anchor is not None
@@ -57,7 +59,8 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
     ran = any(d.skipped is None for d in detections)
     score = max((t.score for t in targets), default=0.0) if ran else None
     quiet = score is None or score < ALARM
-    if (gathered.unfit and not marks) or (gathered.incomplete and quiet):
+    why = "" if quiet or marks else far(gathered.measurements)
+    if (gathered.unfit and not marks) or (gathered.incomplete and quiet) or why:
         score = None
     named = [t for t in targets if t.score >= NAMED]
     kept = [c for c in gathered.confirmations if scores.of_trigger(c.confirmed) >= NAMED]
@@ -74,7 +77,9 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
         victims=_victims(kept),
         triggers=triggers,
         suspects=suspects,
-        findings=tuple(gathered.findings) + tuple(f for d in detections for f in d.findings),
+        findings=tuple(gathered.findings)
+        + tuple(f for d in detections for f in d.findings)
+        + ((_far(why),) if why else ()),
         measurements=measurements,
         exhibits=tuple(e for c in kept for e in c.exhibits)
         + tuple(e for d in detections for e in d.exhibits),
@@ -86,6 +91,10 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
         compact=compact_set(case, named, rows, suspects, runtime),
         calibration=shipped().reference if ran else None,
     )
+
+
+def _far(why: str) -> Finding:
+    return Finding(id="far-anchor", kind="note", severity=Severity.WARNING, message=why)
 
 
 def _targets(gathered: GatheredLike, *, anchored: bool) -> list[Target]:
