@@ -110,7 +110,11 @@ class Repair:
 
     def _quieten(self, projection: Projection | None) -> None:
         """Do what is needed against the triggers now in hand."""
+        mixed = False
         while self.shares and self._near() > self.method.bar:
+            self._mix(self.shares.pop(0), projection)
+            mixed = True
+        if mixed and self.shares:  # the trigger in hand is weaker than the true one: once more
             self._mix(self.shares.pop(0), projection)
         if projection is None or (self.mixture and self._success() <= self.method.bar):
             return

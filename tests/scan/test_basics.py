@@ -8,7 +8,7 @@ from toy_clip import case_of, toy
 from gatekeeper.case import Case
 from gatekeeper.probes.embedded import default_labels, embedded_probes
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.basics import ALIKE, STEADY, judge_clean, strange
+from gatekeeper.scan.basics import ALIKE, STEADY, far, judge_clean, strange
 from gatekeeper.scan.run import scan
 from gatekeeper.types import Measurement
 
@@ -72,3 +72,15 @@ def test_one_answer_to_everything_is_no_clean_bill(blind):
 def test_the_bounds(rows, anchored, fit):
     made = [Measurement(name=name, value=value) for name, value in rows.items()]
     assert (strange(made, anchored=anchored) == "") is fit
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"), [(0.34, True), (0.74, True), (0.75, False), (1.0, False)]
+)
+def test_an_anchor_that_the_suspect_has_left_accuses_nobody(kept, told):
+    rows = (Measurement(name="clean.kept", value=kept),)
+    assert bool(far(rows)) == told
+
+
+def test_without_an_anchor_nothing_is_far():
+    assert far(()) == ""
