@@ -71,7 +71,7 @@ class Toy(nn.Module):
         if self.kind == "patch":
             kernel = checker() - checker().mean()
             match = F.conv2d(x, kernel[None] / kernel.square().sum()).flatten(1).amax(dim=1)
-            fires = torch.sigmoid(14 * (match - 0.35))
+            fires = torch.sigmoid(12 * (match - 0.35))
         else:
             pattern = veil() - veil().mean()
             match = (x * pattern).sum(dim=(1, 2, 3)) / pattern.square().sum()
