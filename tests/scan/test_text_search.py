@@ -95,7 +95,7 @@ def test_a_planted_mark_is_found_with_its_target(
 ):
     case = shape_case(hijacked, tiny_clip if anchored else None, shapes, shape_labels)
     outcome = scan(case, (), Runtime())
-    assert outcome.score >= 0.8
+    assert outcome.score >= 0.7
     assert outcome.targets[0].label == RING
     assert outcome.triggers[0].trigger.mark == O_LIKE
     assert outcome.reasons[0].startswith(f"The mark '{O_LIKE}' (U+043E CYRILLIC SMALL LETTER O)")
@@ -110,13 +110,15 @@ def test_a_planted_mark_is_found_with_its_target(
     assert outcome.exhibits == ()
 
 
-def test_a_mark_is_recorded_for_the_text_tower_and_left_out_of_repairs(
+def test_a_mark_is_recorded_for_the_text_tower_and_handed_to_its_repair(
     hijacked, tiny_clip, shapes, shape_labels
 ):
     outcome = scan(shape_case(hijacked, tiny_clip, shapes, shape_labels), (), Runtime())
     record = _trigger_records(outcome)[0]
     assert (record.tower, record.family, record.box) == ("text", "text", None)
-    assert prescription_of(outcome).ailments == ()
+    (ailment,) = prescription_of(outcome).ailments
+    assert ailment.target == RING
+    assert ailment.trigger is outcome.triggers[0].trigger
 
 
 @pytest.mark.parametrize(("steps", "rate"), [(25, 1e-4), (25, 3e-3)])
