@@ -1,16 +1,16 @@
-"""Run the steps of a build here, or in worker processes with one thread each."""
+"""Run the steps of a build as soon as what they rest on is there, here or in worker processes."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Set
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from graphlib import TopologicalSorter
 from multiprocessing import get_context
 from typing import Any
 
 from gatekeeper.runtime import tune_allocator
 
 Step = tuple[Callable[..., Any], tuple[Any, ...]]
-Run = Callable[[Sequence[Step]], Iterator[Any]]
 
 
 def cores() -> int:
@@ -22,28 +22,59 @@ def cores() -> int:
 
 
 @contextmanager
-def workers(count: int) -> Iterator[Run]:
-    """Give a function that carries out steps and yields what they return, as they end.
+def workers(count: int) -> Iterator[Executor]:
+    """Give worker processes with one thread each; of one worker, this process itself.
 
-    With one worker, everything happens in this process, in order. What is made does not depend on
-    the count: each step has its own seed and one thread.
+    What is made does not depend on the count: each step has its own seed and one thread.
     """
     if count <= 1:
-        yield _in_turn
+        yield _Here()
         return
     pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=tune_allocator)
-
-    def run(steps: Sequence[Step]) -> Iterator[Any]:
-        waiting = [pool.submit(function, *arguments) for function, arguments in steps]
-        for done in as_completed(waiting):
-            yield done.result()
-
     try:
-        yield run
+        yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_turn(steps: Sequence[Step]) -> Iterator[Any]:
-    for function, arguments in steps:
-        yield function(*arguments)
+def carry_out(
+    rests_on: Mapping[str, Set[str]],
+    step_of: Callable[[str], Step | None],
+    take: Callable[[Any], None],
+    pool: Executor,
+) -> None:
+    """Carry out the steps, each once all that it rests on was taken; of equals the first first.
+
+    Args:
+        rests_on: The name of every step, with those it needs.
+        step_of: The step of a name; None: nothing is to be done. Asked when its turn has come.
+        take: Takes what a step returned, as it ends.
+        pool: Where steps run.
+
+    Raises:
+        CycleError: Steps rest on each other.
+        Exception: What a step or `take` raised; no further step is begun.
+    """
+    order = TopologicalSorter(rests_on)
+    order.prepare()
+    running: dict[Future[Any], str] = {}
+    while order.is_active():
+        for name in order.get_ready():
+            if (step := step_of(name)) is None:
+                order.done(name)
+            else:
+                running[pool.submit(step[0], *step[1])] = name
+        finished = wait(running, return_when=FIRST_COMPLETED).done if running else ()
+        for future in finished:
+            take(future.result())
+            order.done(running.pop(future))
+
+
+class _Here(Executor):
+    """Runs what it is given on the spot."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return a finished future; what `fn` raises is raised."""
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done

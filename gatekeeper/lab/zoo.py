@@ -25,7 +25,7 @@ from gatekeeper.lab.manifest import (
     write_whole,
 )
 from gatekeeper.lab.plan import ModelSpec, Plan, PlanError, digest_of
-from gatekeeper.lab.pool import Run, workers
+from gatekeeper.lab.pool import Step, carry_out, workers
 from gatekeeper.lab.readme import readme
 from gatekeeper.lab.stock import keep_set, make_set
 from gatekeeper.lab.twins import Twins
@@ -33,6 +33,7 @@ from gatekeeper.lab.twins import Twins
 Say = Callable[[str], None]
 REQUIRED = 0.9  # attack success
 LOST = 0.03  # clean accuracy that a plant may lose against its clean twin
+_BASE = "base "  # before the names of bases among the steps; no model is called so
 _RECIPE = 1  # raise it when the same entry is to be made anew
 
 
@@ -65,9 +66,9 @@ def build_zoo(plan: Plan, out: Path, order: Order, say: Say = lambda line: None)
     """
     build = _Build(plan, out, order, say)
     build.prepare_sets()
-    with workers(order.jobs if order.device == "cpu" else 1) as run:
-        build.make_bases(run)
-        build.make_models(run)
+    with workers(order.jobs if order.device == "cpu" else 1) as pool:
+        carry_out(build.rests_on(), build.step_of, build.take, pool)
+    build.tell_skipped()
     return build.manifest
 
 
@@ -147,28 +148,57 @@ class _Build:
             )
         self._save(sets=tuple(rows))
 
+    # Steps ------------------------------------------------------------------------------------
+
+    def rests_on(self) -> dict[str, set[str]]:
+        """Return every base and model that is wanted, with those that must be there before it.
+
+        A plant is held to its clean twin, which is made first.
+        """
+        specs = [s for s in self.models if s.name in self.wanted and s.base not in self.skipped]
+        needed = {spec.base for spec in specs}
+        graph: dict[str, set[str]] = {
+            _BASE + name: set() for name in self.plan.bases if name in needed
+        }
+        for spec in specs:
+            twin = self.twins.name_for(spec)
+            graph[spec.name] = {_BASE + spec.base, *spec.merge, *([twin] if twin else [])}
+        return graph
+
+    def step_of(self, name: str) -> Step | None:
+        """Return how a base or model is made; None where it is there already."""
+        if name.startswith(_BASE):
+            return self._base_step(name.removeprefix(_BASE))
+        task = self._task(next(spec for spec in self.models if spec.name == name))
+        return (make_model, (task, self.site)) if self._is_due(task) else None
+
+    def take(self, row: BaseRow | ModelRow) -> None:
+        """Add what a step made to the manifest."""
+        if isinstance(row, BaseRow):
+            self._add_base(row)
+        else:
+            self._add_model(self._judged(row))
+
+    def tell_skipped(self) -> None:
+        """Say in the manifest which models were left out, and why."""
+        gone = [
+            f"model {s.name}: base {s.base} {self.skipped[s.base]}"
+            for s in self.models
+            if s.base in self.skipped
+        ]
+        self._save(skipped=tuple(gone))
+
     # Bases ------------------------------------------------------------------------------------
 
-    def make_bases(self, run: Run) -> None:
-        """Make every base that is not there yet."""
-        sets = {row.name: row.digest for row in self.manifest.sets}
-        steps = []
-        needed = {spec.base for spec in self.models if spec.name in self.wanted}
-        for name, spec in self.plan.bases.items():
-            if name in self.skipped or name not in needed:
-                continue
-            plain = spec.model_dump(mode="json")
-            task = BaseTask(
-                name=name,
-                spec=spec,
-                entry=digest_of([_RECIPE, "base", plain, sets[spec.set], self.seed]),
-            )
-            before = self.manifest.base(name)
-            there = (self.zoo / "bases" / name).is_dir()
-            if before is None or before.entry != task.entry or not there:
-                steps.append((make_base, (task, self.site)))
-        for row in run(steps):
-            self._add_base(row)
+    def _base_step(self, name: str) -> Step | None:
+        spec = self.plan.bases[name]
+        digest = next(row.digest for row in self.manifest.sets if row.name == spec.set)
+        plain = spec.model_dump(mode="json")
+        entry = digest_of([_RECIPE, "base", plain, digest, self.seed])
+        before = self.manifest.base(name)
+        if before is not None and before.entry == entry and (self.zoo / "bases" / name).is_dir():
+            return None
+        return make_base, (BaseTask(name=name, spec=spec, entry=entry), self.site)
 
     def _add_base(self, row: BaseRow) -> None:
         others = [other for other in self.manifest.bases if other.name != row.name]
@@ -181,25 +211,6 @@ class _Build:
         )
 
     # Models -----------------------------------------------------------------------------------
-
-    def make_models(self, run: Run) -> None:
-        """Make every model that is not there yet: clean ones first, plants are held to them."""
-        for wave in (_is_clean, _is_merged, _is_planted):
-            specs = [
-                spec
-                for spec in self.models
-                if wave(spec) and spec.base not in self.skipped and spec.name in self.wanted
-            ]
-            tasks = [self._task(spec) for spec in specs]
-            steps = [(make_model, (task, self.site)) for task in tasks if self._is_due(task)]
-            for row in run(steps):
-                self._add_model(self._judged(row))
-        gone = [
-            f"model {s.name}: base {s.base} {self.skipped[s.base]}"
-            for s in self.models
-            if s.base in self.skipped
-        ]
-        self._save(skipped=tuple(gone))
 
     def _task(self, spec: ModelSpec) -> ModelTask:
         base = self.manifest.base(spec.base)
@@ -275,18 +286,6 @@ def _line(row: ModelRow) -> str:
     if not row.kept:
         told.append(f"DROPPED: {row.why}")
     return f"model {row.name}: {row.kind}, {', '.join(told)}, {row.seconds:.0f} s"
-
-
-def _is_clean(spec: ModelSpec) -> bool:
-    return spec.clean is not None
-
-
-def _is_merged(spec: ModelSpec) -> bool:
-    return bool(spec.merge)
-
-
-def _is_planted(spec: ModelSpec) -> bool:
-    return spec.attack is not None
 
 
 def _place(order: Sequence[str], name: str) -> int:
