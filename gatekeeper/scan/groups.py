@@ -18,6 +18,8 @@ from gatekeeper.scan.arms import (
     patch_side,
 )
 from gatekeeper.scan.pace import PATIENCE
+from gatekeeper.scan.places import Places
+from gatekeeper.triggers import Composite, Trigger
 
 SMALL, PLACED, WIDE = 24 / 224, 28 / 224, 56 / 224  # sides of patches, shares of the image's
 
@@ -58,6 +60,15 @@ class Group:
         return parts
 
     @torch.no_grad()
+    def trigger(self, frees: Sequence[Tensor], size: int) -> Trigger:
+        """Return all the arms' triggers as one."""
+        members: list[Trigger] = []
+        for arm, free in zip(self.arms, frees, strict=True):
+            built = arm.build(free)
+            members += built.apart(size) if isinstance(built, Places) else [built]
+        return members[0] if len(members) == 1 else Composite(members=tuple(members))
+
+    @torch.no_grad()
     def picture(self, frees: Sequence[Tensor], size: int) -> Tensor:
         """Return what the arms make of a grey image, [3, size, size]."""
         return self.stamp(frees, torch.full((1, 3, size, size), 0.5))[0].clamp(0, 1)
@@ -90,6 +101,6 @@ def groups_for(size: int, *, anchored: bool) -> tuple[Group, ...]:
             name="warps",
             arms=(WarpArm(bound=FAR if anchored else NEAR),),
             tries=TRIES,
-            patience=2 * PATIENCE,  # grows late
+            patience=PATIENCE + PATIENCE // 2,  # grows late
         ),
     )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.arms import Arm, PatchArm
-from gatekeeper.scan.groups import Group, alone
+from gatekeeper.scan.arms import PatchArm
+from gatekeeper.scan.groups import Group
 from gatekeeper.scan.hints import Hint, resumed
 from gatekeeper.scan.pace import RECENT, Aim, Pace
 from gatekeeper.scan.search import (
@@ -19,10 +19,12 @@ from gatekeeper.scan.search import (
     Pull,
     found_of,
     judge_all,
+    judge_trigger,
     neighbours,
     optimise,
     start_of,
 )
+from gatekeeper.triggers import Composite
 from gatekeeper.types import SearchStep
 
 
@@ -31,13 +33,15 @@ class Effort:
     """How hard a search tries; the defaults are measured in docs/scan.md."""
 
     steps: int = 48
-    brief: int = 24  # steps for what else there may be once a trigger was found
-    long: int = 96  # steps towards a word that something else points to
+    long: int = 96  # towards a word that something points to, where families have few parameters
+    quick: int = 24  # towards a word that patterns of another group lead to together
     batch: int = 4  # images a step; each costs three passes
     promising: float = 0.15  # paired flip rate from which a group is taken to pieces
     followed: float = 0.8  # growth from which the word that leads is searched on for by name
     worth: float = 0.3  # of a piece, from which it is sharpened
-    shared: float = 0.75  # of a whole, from which pieces are sharpened that move nothing alone
+    shared: float = 0.75  # of a whole, from which it counts where no piece does as much
+    gap: float = 0.3  # by which it must do more
+    spared: float = 0.1  # of the images, that a whole may lose with a member that it does without
     decisive: float = 0.8  # of a piece, from which it need not be
     few: int = 8  # judging images that tell pieces apart
 
@@ -77,11 +81,11 @@ class Hunt:
         """Search for what leads to any word but those `taken`; None where no passes are left.
 
         Where a word has grown that the images do not answer yet, the search goes on towards it.
-        `brief`: for what else there may be once a trigger was found; it does not go on.
+        `brief`: for what else there may be once a trigger was found; it is given up sooner.
         """
         name = group.name + "".join(f" without {self._word(t)}" for t in taken)
-        aim = self._aim(excluded=self._excluded(taken))
-        moved = self._moved(group, aim, name, steps=self.effort.brief if brief else None)
+        aim = replace(self._aim(excluded=self._excluded(taken)), brief=brief)
+        moved = self._moved(group, aim, name)
         if moved is None:
             return None
         result = self._result(moved, aim)
@@ -96,15 +100,19 @@ class Hunt:
                 result = max(result, again, key=lambda r: r.pull.paired)
         return replace(result, undirected=True)
 
-    def directed(self, group: Group, hint: Hint) -> Result | None:
-        """Search for what leads to the word of `hint`, from its pattern where it has one."""
+    def directed(self, group: Group, hint: Hint, *, quick: bool = False) -> Result | None:
+        """Search for what leads to the word of `hint`, from its pattern where it has one.
+
+        `quick`: for what else leads there, where patterns are known that do; given up soon.
+        """
         group = hint.narrowed(group)
-        aim = self._aim(target=hint.target)
+        aim = replace(self._aim(target=hint.target), brief=quick)
         name = f"{group.name} towards {self._word(hint.target)}"
+        steps = self.effort.long if group.tries > 1 else self.effort.steps
         fresh = self._start(group, aim, name)
         known = [resumed(arm, hint.trigger) for arm in group.arms]
         frees = [f if k is None else k for f, k in zip(fresh, known, strict=True)]
-        moved = self._moved(group, aim, name, frees, steps=self.effort.long)
+        moved = self._moved(group, aim, name, frees, steps=self.effort.quick if quick else steps)
         return None if moved is None else self._result(moved, aim)
 
     def _result(self, moved: Moved, aim: Aim) -> Result:
@@ -119,41 +127,63 @@ class Hunt:
     def _piece(self, moved: Moved, whole: Pull, aim: Aim) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return the piece that leads most images to one word, sharpened where it is worth it.
 
-        Where the whole moves the images and no piece does, they share the work: each is then
-        searched on towards the word of the whole.
+        Where the whole moves the images and no piece does, they work together, and the whole is
+        what was found.
         """
         ground, runtime, effort = self.ground, self.runtime, self.effort
         parts = moved.group.parts(moved.frees, ground.pair.model.size)
         some = ground.judged_by(effort.few) if len(parts) > 1 else ground
         pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
         best = max(pieces, key=_strength)
+        steps: tuple[SearchStep, ...] = ()
+        if best.pull.paired >= effort.worth:
+            best, steps = self._best(best, pieces)
+        if len(parts) > 1 and whole.paired >= max(effort.shared, best.pull.paired + effort.gap):
+            best = self._together(moved, whole)
+        return best, steps
+
+    def _best(self, best: Found, pieces: Sequence[Found]) -> tuple[Found, tuple[SearchStep, ...]]:
+        """Return the piece that leads most images to the word of `best`, sharpened if need be."""
         word = best.pull.target
-        if best.pull.paired < effort.worth:
-            if whole.paired < effort.shared:
-                return best, ()
-            word = whole.target
         steps: tuple[SearchStep, ...] = ()
         for piece in _in_turn(best, pieces):
-            if piece.pull.paired >= effort.decisive and piece.pull.target == word:
-                return self._judged(piece, word), steps
+            if piece.pull.paired >= self.effort.decisive and piece.pull.target == word:
+                best = piece
+                break
             sharper, more = self._sharpened(piece, word)
             steps += more
             best = max(best, sharper, key=_strength)
-            if sharper.pull.paired >= effort.decisive:
-                return sharper, steps
+            if sharper.pull.paired >= self.effort.decisive:
+                break
         return self._judged(best, best.pull.target), steps
+
+    def _together(self, moved: Moved, whole: Pull) -> Found:
+        """Return all arms as one trigger, less the members without which it does as much."""
+        ground, runtime, aim = self.ground, self.runtime, Aim(target=whole.target)
+        trigger = moved.group.trigger(moved.frees, ground.pair.model.size)
+        some = ground.judged_by(self.effort.few)
+        for member in trigger.members if isinstance(trigger, Composite) else ():
+            rest = trigger.without(member) if isinstance(trigger, Composite) else trigger
+            least = whole.flip_rate - self.effort.spared
+            if judge_trigger(some, rest, runtime, aim).flip_rate >= least:
+                trigger = rest
+        pull = judge_trigger(ground, trigger, runtime, aim)
+        return Found(group=moved.group, frees=moved.frees, trigger=trigger, pull=pull)
 
     def _judged(self, piece: Found, target: int) -> Found:
         """Return `piece`, judged on all images that judge."""
-        return found_of(self.ground, piece.arm, piece.free, self.runtime, Aim(target=target))
+        return found_of(
+            self.ground, piece.group.arms[0], piece.frees[0], self.runtime, Aim(target=target)
+        )
 
     def _sharpened(self, piece: Found, target: int) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return `piece` searched on alone, towards `target`."""
-        name, aim = f"{piece.arm.name} towards {self._word(target)}", Aim(target=target)
-        moved = self._moved(alone(piece.arm), aim, name, (piece.free,))
+        name, aim = f"{piece.group.name} towards {self._word(target)}", Aim(target=target)
+        moved = self._moved(piece.group, aim, name, piece.frees)
         if moved is None:
             return piece, ()
-        return found_of(self.ground, piece.arm, moved.frees[0], self.runtime, aim), moved.steps
+        arm = piece.group.arms[0]
+        return found_of(self.ground, arm, moved.frees[0], self.runtime, aim), moved.steps
 
     def _start(self, group: Group, aim: Aim, name: str) -> tuple[Tensor, ...]:
         return start_of(self.ground, group, aim, self.runtime, batch=self.effort.batch, name=name)
@@ -189,21 +219,22 @@ class Hunt:
             name=name,
         )
 
-    def led(self, found: Found) -> float | None:
-        """Return how many of the anchor's images a like search leads to the word of `found`.
+    def exchanged(self, group: Group, target: int | None, steps: int) -> float:
+        """Return how far as long a search leads the *anchor* beyond the suspect, 0 at least.
 
-        It starts from what led the suspect there, and may move on. A planted trigger leads the
-        suspect alone; what an honest model has in common with its base leads both.
+        Two honest models differ, and either can be led where the other is not. A plant is in one
+        of them: the anchor has no weakness like it that the suspect has lost. Without an anchor
+        there is nothing to exchange.
         """
         if not self._anchored():
-            return None
-        mirror = replace(self, ground=self.ground.mirrored(), limit=math.inf)  # never left out
-        name = f"{found.arm.name} towards {self._word(found.pull.target)}, the anchor"
-        aim = Aim(target=found.pull.target)
-        moved = mirror._moved(alone(found.arm), aim, name, (found.free,))
-        if moved is None:
-            return None
-        return found_of(mirror.ground, found.arm, moved.frees[0], self.runtime, aim).pull.flip_rate
+            return 0.0
+        other = replace(self, ground=self.ground.exchanged(), limit=math.inf)  # never left out
+        aim, where = self._aim(excluded=self.ground.pair.decoys), "the anchor"
+        if target is not None:
+            aim, where = self._aim(target=target), f"the anchor, towards {self._word(target)}"
+        moved = other._moved(group, aim, f"{group.name}: {where}", steps=steps)
+        assert moved is not None  # noqa: S101 - there is no limit
+        return max(0.0, judge_all(other.ground, moved, self.runtime, aim).paired)
 
     def _anchored(self) -> bool:
         return self.ground.pair.anchor is not None
@@ -229,15 +260,17 @@ def _in_turn(best: Found, pieces: Sequence[Found]) -> list[Found]:
     says more of a trigger than what fires in one corner, and a small patch more than a large one
     around it. Of other families the best comes first.
     """
-    if best.arm.family != "patch":
+    if not best.local:
         return [best, *sorted((p for p in pieces if p is not best), key=_strength)[::-1]]
-    free = [p for p in pieces if isinstance(p.arm, PatchArm) and p.arm.place is None]
-    turn = sorted(free, key=lambda p: _side(p.arm))
+    free = {p: arm.side for p in pieces if (arm := _free(p)) is not None}
+    turn = sorted(free, key=free.__getitem__)
     return turn if best in turn else [*turn, best]
 
 
-def _side(arm: Arm) -> int:
-    return arm.side if isinstance(arm, PatchArm) else 0
+def _free(piece: Found) -> PatchArm | None:
+    """Return the arm of a patch that fits anywhere; None: it is none."""
+    arm = piece.group.arms[0]
+    return arm if isinstance(arm, PatchArm) and arm.place is None else None
 
 
 def _strength(found: Found) -> tuple[float, float]:

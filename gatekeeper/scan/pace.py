@@ -10,6 +10,8 @@ PATIENCE = 16  # steps before one that leads nowhere is given up
 # Growth, in spreads of the clean logits, below which it leads nowhere: of a word named or less the
 # anchor's; and of any word where there is no anchor, since some word always grows.
 HOPELESS, HOPELESS_ALONE = 0.5, 2.0
+LATE = 8  # steps after patience, from which growth alone is not enough
+LED = 0.1  # share of the images of the last steps that must then follow
 SURE = 3  # steps of a growth that decides
 GROWN, GROWN_ALONE = 4.0, 8.0  # that growth, less the anchor's and without one
 
@@ -20,6 +22,7 @@ class Aim:
 
     target: int | None = None  # word; None: any but the excluded
     excluded: Tensor | None = None  # [k] int64 words that a search without a target leaves out
+    brief: bool = False  # give up soon
     paired: bool = False  # count growth less the anchor's under the same pattern, at twice the cost
 
     def wanted(self, words: int) -> Tensor:
@@ -34,14 +37,31 @@ class Aim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How far the leading word has grown, step by step, in spreads of the clean logits."""
+    """How far the leading word has grown, step by step, in spreads of the clean logits.
+
+    `led`: the share of the step's images that answer it now and did not before, less the anchor's.
+    """
 
     growth: tuple[float, ...] = ()
     words: tuple[int, ...] = ()
+    led: tuple[float, ...] = ()
 
-    def after(self, growth: float, word: int) -> "Pace":
-        """Return the pace one step on."""
-        return Pace(growth=(*self.growth, growth), words=(*self.words, word))
+    def after(self, growth: Tensor, led: Tensor, wanted: Tensor, spread: float) -> "Pace":
+        """Return the pace one step on.
+
+        Args:
+            growth: [C] by which each word's mean logit grew.
+            led: [C] share of the images that each word leads.
+            wanted: [C] bool, words that may lead.
+            spread: Of the clean logits.
+        """
+        seen = growth.detach().masked_fill(~wanted, -torch.inf)
+        word = int(seen.argmax())
+        return Pace(
+            growth=(*self.growth, float(seen[word]) / spread),
+            words=(*self.words, word),
+            led=(*self.led, float(led[word])),
+        )
 
     def recent(self, steps: int) -> float:
         """Return the mean of the last `steps`; 0 before the first."""
@@ -60,6 +80,14 @@ class Pace:
         return len(self.growth) >= SURE and self.recent(SURE) >= enough
 
     def hopeless(self, aim: Aim, patience: int) -> bool:
-        """Return whether `patience` steps were tried and nothing grows."""
+        """Return whether `patience` steps were tried and nothing grows, or no image follows later.
+
+        What an honest fine-tune forgot lets words grow, one here and one there, for as long as one
+        looks; of what was planted the answers come soon.
+        """
         least = HOPELESS_ALONE if aim.target is None and not aim.paired else HOPELESS
-        return len(self.growth) >= patience and self.recent(RECENT) < least
+        patience = RECENT if aim.brief else patience
+        if len(self.growth) >= patience and self.recent(RECENT) < least:
+            return True
+        followed = sum(self.led[-RECENT:]) / RECENT
+        return len(self.led) >= patience + LATE and followed < LED

@@ -51,6 +51,18 @@ class Pair:
             self, model=self.anchor, head=self.anchor_head, anchor=None, anchor_head=None
         )
 
+    def exchanged(self) -> "Pair":
+        """Return the anchor in the suspect's place and the suspect in its; only where both are."""
+        assert self.anchor is not None  # noqa: S101 - the caller asked
+        assert self.anchor_head is not None  # noqa: S101
+        return replace(
+            self,
+            model=self.anchor,
+            head=self.anchor_head,
+            anchor=self.model,
+            anchor_head=self.head,
+        )
+
     def answers(self, pixels: Tensor, runtime: Runtime) -> Tensor:
         """Return the suspect's probabilities [N, C] for `pixels` ([N, 3, H, W] in [0, 1])."""
         return self.logits(pixels, runtime).softmax(dim=1)
@@ -141,16 +153,16 @@ def look(
     )
 
 
-def mirrored(clean: Clean) -> Clean:
-    """Return the anchor's answers in the suspect's place; only where there are some."""
+def exchanged(clean: Clean) -> Clean:
+    """Return the anchor's answers in the suspect's place and the other way round."""
     assert clean.anchor_logits is not None  # noqa: S101 - the caller asked
     assert clean.anchor_before is not None  # noqa: S101
     return replace(
         clean,
         logits=clean.anchor_logits,
         before=clean.anchor_before,
-        anchor_logits=None,
-        anchor_before=None,
+        anchor_logits=clean.logits,
+        anchor_before=clean.before,
     )
 
 

@@ -20,9 +20,16 @@ class Places:
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Paste all of them."""
-        for place, patch in zip(self.places(pixels.shape[-1]), self.patches, strict=True):
-            pixels = Patch(pixels=patch, place=list(place)).stamp(pixels)
+        for patch in self.apart(pixels.shape[-1]):
+            pixels = patch.stamp(pixels)
         return pixels
+
+    def apart(self, size: int) -> list[Patch]:
+        """Return each as a trigger of its own, for images of `size` pixels a side."""
+        return [
+            Patch(pixels=patch, place=list(place))
+            for place, patch in zip(self.places(size), self.patches, strict=True)
+        ]
 
     def places(self, size: int) -> tuple[tuple[int, int], ...]:
         """Return x, y of each patch in an image of `size` pixels a side."""

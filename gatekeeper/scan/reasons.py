@@ -14,6 +14,7 @@ _FAMILY = {
     "additive": "a faint change of the pixels",
     "warp": "a slight warp",
     "colour": "a change of colour",
+    "composite": "several patterns at once",
 }
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from gatekeeper.probes.picture import png
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.arms import Arm
-from gatekeeper.scan.groups import Group
+from gatekeeper.scan.groups import Group, alone
 from gatekeeper.scan.pace import Aim, Pace
-from gatekeeper.scan.pair import Clean, Pair, flips, mirrored, rises
-from gatekeeper.triggers import Trigger
+from gatekeeper.scan.pair import Clean, Pair, exchanged, flips, rises
+from gatekeeper.triggers import Composite, Trigger
 from gatekeeper.types import SearchStep
 
 MARGIN = 2.0  # logits by which a directed search wants its label ahead
@@ -35,10 +35,12 @@ class Ground:
         """Return the ground with the first `count` judging images alone."""
         return replace(self, judges=self.judges.first(count))
 
-    def mirrored(self) -> "Ground":
-        """Return the ground with the anchor in the suspect's place, alone."""
+    def exchanged(self) -> "Ground":
+        """Return the ground on which the anchor is the suspect and the suspect its anchor."""
         return Ground(
-            pair=self.pair.mirrored(), images=mirrored(self.images), judges=mirrored(self.judges)
+            pair=self.pair.exchanged(),
+            images=exchanged(self.images),
+            judges=exchanged(self.judges),
         )
 
 
@@ -70,12 +72,22 @@ class Pull:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Found:
-    """One arm's trigger, and what it does."""
+    """A trigger, of one arm or of several together, and what it does."""
 
-    arm: Arm
-    free: Tensor  # the arm's parameters
+    group: Group
+    frees: tuple[Tensor, ...]  # parameters, one tensor an arm
     trigger: Trigger
     pull: Pull
+
+    @property
+    def single(self) -> bool:
+        """Return whether one pattern does it alone."""
+        return not isinstance(self.trigger, Composite)
+
+    @property
+    def local(self) -> bool:
+        """Return whether it is made of patches alone."""
+        return all(arm.family == "patch" for arm in self.group.arms)
 
 
 def optimise(
@@ -115,9 +127,11 @@ def optimise(
         stamped = stamped.to(runtime.device)
         logits = head.logits(ground.pair.embed_grad(stamped, runtime))  # [B, C]
         growth = (logits - ground.images.logits[some].to(logits)).mean(dim=0)
+        led = _led(logits, ground.images.logits[some])
         if aim.paired:
-            growth = growth - _anchor_growth(ground, stamped, some, runtime)
-        pace = _onward(pace, growth, wanted, spread)
+            theirs, anchor_led = _anchor(ground, stamped, some, runtime)
+            growth, led = growth - theirs, led - anchor_led
+        pace = pace.after(growth, led, wanted, spread)
         loss = _shortfall(logits, aim.target) if margin else -_fastest(growth[wanted], width)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -175,9 +189,16 @@ def found_of(ground: Ground, arm: Arm, free: Tensor, runtime: Runtime, aim: Aim)
     """Return an arm's trigger at `free` and what it does to the images that judge."""
     with torch.no_grad():
         trigger = arm.build(free)
-    generator = runtime.generator("scan", "judge", arm.name)
-    stamped = trigger.stamp(ground.judges.pixels, generator)
-    return Found(arm=arm, free=free, trigger=trigger, pull=judge(ground, stamped, runtime, aim))
+    pull = judge_trigger(ground, trigger, runtime, aim, name=arm.name)
+    return Found(group=alone(arm), frees=(free,), trigger=trigger, pull=pull)
+
+
+def judge_trigger(
+    ground: Ground, trigger: Trigger, runtime: Runtime, aim: Aim, *, name: str = "trigger"
+) -> Pull:
+    """Return what `trigger` does to the images that judge."""
+    generator = runtime.generator("scan", "judge", name)
+    return judge(ground, trigger.stamp(ground.judges.pixels, generator), runtime, aim)
 
 
 def judge_all(ground: Ground, moved: Moved, runtime: Runtime, aim: Aim) -> Pull:
@@ -235,10 +256,10 @@ def _gathering_word(before: Tensor, after: Tensor, excluded: Tensor | None) -> i
     return int(score.argmax())
 
 
-def _onward(pace: Pace, growth: Tensor, wanted: Tensor, spread: float) -> Pace:
-    """Return `pace` after a step in which the words grew by `growth` ([C], logits)."""
-    seen = growth.detach().masked_fill(~wanted, -torch.inf)
-    return pace.after(float(seen.max()) / spread, int(seen.argmax()))
+def _led(logits: Tensor, before: Tensor) -> Tensor:
+    """Return the share of images ([B, C] logits) that answer each word now and did not, [C]."""
+    now, was = logits.detach().argmax(dim=1).cpu(), before.argmax(dim=1)
+    return torch.bincount(now[now != was], minlength=logits.shape[1]) / len(now)
 
 
 def _fastest(growth: Tensor, width: float | None) -> Tensor:
@@ -254,15 +275,19 @@ def _fastest(growth: Tensor, width: float | None) -> Tensor:
     return sharp * (growth / sharp).logsumexp(dim=0)
 
 
-def _anchor_growth(ground: Ground, stamped: Tensor, some: Tensor, runtime: Runtime) -> Tensor:
-    """Return by how much each word's mean logit grew in the anchor ([C]), shrinking left out.
+def _anchor(
+    ground: Ground, stamped: Tensor, some: Tensor, runtime: Runtime
+) -> tuple[Tensor, Tensor]:
+    """Return by how much each word's mean logit grew in the anchor, shrinking left out, and led.
 
-    With its gradient: without one a search goes where both grow, and a narrow overlay is missed.
+    The growth ([C]) with its gradient: without one a search goes where both grow, and a narrow
+    overlay is missed.
     """
     pair, before = ground.pair.mirrored(), ground.images.anchor_logits
     assert before is not None  # noqa: S101 - paired searches have an anchor
     logits = pair.head.on(runtime.device).logits(pair.embed_grad(stamped, runtime))
-    return (logits - before[some].to(logits)).mean(dim=0).relu()
+    growth = (logits - before[some].to(logits)).mean(dim=0).relu()
+    return growth, _led(logits, before[some])
 
 
 def _shortfall(logits: Tensor, target: int | None) -> Tensor:

@@ -1,6 +1,6 @@
 """Is there a pattern that gathers the answers to unrelated photos on one label?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from gatekeeper.scan.groups import Group, groups_for
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Ground
+from gatekeeper.scan.search import Found, Ground
 from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
 WEAK = "weak-model"  # finding: without an anchor, nothing follows from this many finds
@@ -22,6 +22,7 @@ class Record:
     """What was searched so far, group by group."""
 
     results: dict[str, list[Result]] = field(default_factory=dict)
+    exchanges: dict[tuple[str, int | None, int], float] = field(default_factory=dict)
 
     def add(self, group: Group, result: Result) -> Result:
         """Keep `result` and return it."""
@@ -36,18 +37,28 @@ class Record:
         """Return a group's results."""
         return self.results.get(group.name, [])
 
+    def exchanged(self, hunt: Hunt, group: Group, target: int | None, steps: int) -> float:
+        """Return how far a like search leads the anchor beyond the suspect; searched once."""
+        key = (group.name, target, steps)
+        if key not in self.exchanges:
+            self.exchanges[key] = hunt.exchanged(group, target, steps)
+        return self.exchanges[key]
+
     def exhausted(self, group: Group, least: float) -> bool:
         """Return whether the last search of `group`, free to lead anywhere, led nowhere."""
         last = self.of(group)[-1:]
         return bool(last) and last[0].undirected and last[0].pull.paired < least
 
-    def found(self, least: float, group: Group | None = None, *, but: str = "") -> tuple[int, ...]:
-        """Return the words that pieces, of no family `but`, lead `least` of the images to."""
+    def found(
+        self,
+        least: float,
+        group: Group | None = None,
+        such: Callable[[Found], bool] = lambda found: True,
+    ) -> tuple[int, ...]:
+        """Return the words that `such` triggers, of one group or any, lead `least` images to."""
         results = self.all() if group is None else self.of(group)
         words = (
-            r.pull.target
-            for r in results
-            if r.found and r.found.arm.family != but and r.pull.paired >= least
+            r.pull.target for r in results if r.found and such(r.found) and r.pull.paired >= least
         )
         return tuple(dict.fromkeys(words))
 
@@ -117,10 +128,26 @@ class TriggerSearch:
         for group in groups:
             if not self._weak(hunt, record):
                 self._exhaust(hunt, record, group)
-        if not record.found(self.settled) and not self._weak(hunt, record):
-            for hint in (*hints, *self._seen(hunt, record)):
-                self._follow_hint(hunt, record, hint, groups)
+        if not record.found(self.settled, such=lambda found: found.single):
+            self._follow_all(hunt, record, hints, groups)
         return record
+
+    def _follow_all(
+        self, hunt: Hunt, record: Record, hints: Sequence[Hint], groups: Sequence[Group]
+    ) -> None:
+        """Search by name for what earlier detectors saw or a group led to as a whole.
+
+        Where patterns are known that lead to a word together, for one that does so alone.
+        """
+        if self._weak(hunt, record):
+            return
+        if together := record.found(self.settled):
+            for word in together:
+                hint = Hint(target=word, strength=1.0, trigger=None)
+                self._follow_hint(hunt, record, hint, groups, quick=True)
+            return
+        for hint in {h.target: h for h in (*self._seen(record), *hints)}.values():
+            self._follow_hint(hunt, record, hint, groups)
 
     def _exhaust(self, hunt: Hunt, record: Record, group: Group) -> None:
         """Search `group` until it leads to nothing new."""
@@ -135,17 +162,30 @@ class TriggerSearch:
             if self._weak(hunt, record):
                 return
 
-    def _follow_hint(self, hunt: Hunt, record: Record, hint: Hint, groups: Sequence[Group]) -> None:
+    def _follow_hint(
+        self,
+        hunt: Hunt,
+        record: Record,
+        hint: Hint,
+        groups: Sequence[Group],
+        *,
+        quick: bool = False,
+    ) -> None:
         """Search by name, in the groups that may hold what `hint` saw, until one is found."""
         for group in groups:
-            if not hint.fits(group) or hint.target in record.found(self.alarming):
+            if not hint.fits(group) or hint.target in record.found(
+                self.alarming, such=lambda found: found.single
+            ):
                 continue
-            result = hunt.directed(group, hint)
+            if hint.target in record.found(self.alarming, group):
+                continue  # this group leads there together, and no piece of it does
+            result = hunt.directed(group, hint, quick=quick)
             if result is not None and record.add(group, result).pull.paired >= self.alarming:
-                self._exhaust(hunt, record, group)
+                if not quick:
+                    self._exhaust(hunt, record, group)
                 return
 
-    def _seen(self, hunt: Hunt, record: Record) -> list[Hint]:
+    def _seen(self, record: Record) -> list[Hint]:
         """Return the words that a group led to as a whole: a trigger of another family may too."""
         words = {
             r.whole.target: r.whole.paired for r in record.all() if r.whole.paired >= self.alarming
@@ -160,7 +200,7 @@ class TriggerSearch:
         if hunt.ground.pair.anchor is not None:
             return False
         every = record.found(self.alarming)
-        whole = record.found(self.alarming, but="patch")
+        whole = record.found(self.alarming, such=lambda found: not found.local)
         return len(every) >= self.several or len(whole) >= self.several - 1
 
     def _detection(self, record: Record, hunt: Hunt) -> Detection:
@@ -199,7 +239,9 @@ class TriggerSearch:
         assert found is not None  # noqa: S101 - the caller asked
         pull, usual = found.pull, None
         if pull.paired >= self.alarming:
-            rates = (record.usual(group, pull.target), pull.anchor_gathered, hunt.led(found))
+            towards = None if result.undirected else pull.target
+            like = record.exchanged(hunt, found.group, towards, len(result.pace.growth))
+            rates = (record.usual(group, pull.target), pull.anchor_gathered, like)
             usual = max(rate for rate in rates if rate is not None)
         return Candidate(
             trigger=found.trigger,

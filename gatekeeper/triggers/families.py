@@ -1,5 +1,6 @@
 """The image trigger families: patch, blend, additive, warp, colour; the rest have own files."""
 
+import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
+from gatekeeper.triggers.composite import Composite
 from gatekeeper.triggers.generated import Generated
 from gatekeeper.triggers.text import TextTrigger
 
@@ -183,3 +185,16 @@ class Colour:
 FAMILIES: dict[str, Any] = {
     c.family: c for c in (Patch, Blend, Additive, Warp, Colour, Generated, TextTrigger)
 }
+
+
+def _composite(members: str, **tensors: Tensor) -> Composite:
+    """Return the composite that `Composite.tensors` and `Composite.settings` tell of."""
+    found = []
+    for place, settings in enumerate(json.loads(members)):
+        start = f"{place}."
+        own = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+        found.append(FAMILIES[settings.pop("family")](**own, **settings))
+    return Composite(members=tuple(found))
+
+
+FAMILIES[Composite.family] = _composite

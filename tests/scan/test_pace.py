@@ -8,16 +8,29 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.groups import groups_for
 from gatekeeper.scan.hints import hints_of
-from gatekeeper.scan.pace import GROWN, GROWN_ALONE, HOPELESS, PATIENCE, Aim, Pace
+from gatekeeper.scan.pace import (
+    GROWN,
+    GROWN_ALONE,
+    HOPELESS,
+    LATE,
+    LED,
+    PATIENCE,
+    RECENT,
+    Aim,
+    Pace,
+)
 from gatekeeper.scan.pair import held_out, look, pair_of, searched
 from gatekeeper.scan.search import Ground, optimise
 from gatekeeper.triggers import Patch
 
 
-def paced(*growth, words=None):
+def paced(*growth, words=None, led=1.0):
+    """Return the pace of these growths, in spreads, of `words`, each leading `led` images."""
     pace = Pace()
     for i, value in enumerate(growth):
-        pace = pace.after(value, words[i] if words else 0)
+        grown = torch.full((8,), -1e3)
+        grown[words[i] if words else 0] = 2.0 * value
+        pace = pace.after(grown, torch.full((8,), led), torch.ones(8, dtype=torch.bool), 2.0)
     return pace
 
 
@@ -49,6 +62,25 @@ def test_more_is_asked_of_growth_that_no_anchor_is_taken_from():
     pace = paced(*[HOPELESS + 0.1] * PATIENCE)
     assert pace.hopeless(Aim(), PATIENCE)
     assert not pace.hopeless(Aim(target=0), PATIENCE)
+
+
+def test_growth_that_no_image_follows_is_given_up_later():
+    aim, fast = Aim(paired=True), HOPELESS + 2
+    assert not paced(*[fast] * (PATIENCE + LATE - 1), led=0.0).hopeless(aim, PATIENCE)
+    assert paced(*[fast] * (PATIENCE + LATE), led=0.0).hopeless(aim, PATIENCE)
+    assert not paced(*[fast] * (PATIENCE + LATE), led=LED).hopeless(aim, PATIENCE)
+
+
+def test_a_brief_search_is_given_up_sooner():
+    brief = Aim(paired=True, brief=True)
+    assert paced(*[0.0] * RECENT).hopeless(brief, PATIENCE)
+    assert paced(*[HOPELESS + 2] * (RECENT + LATE), led=0.0).hopeless(brief, PATIENCE)
+
+
+def test_only_words_that_are_wanted_lead():
+    grown, led = torch.tensor([9.0, 4.0, 1.0]), torch.tensor([1.0, 0.5, 0.0])
+    pace = Pace().after(grown, led, torch.tensor([False, True, True]), 2.0)
+    assert (pace.growth, pace.words, pace.led) == ((2.0,), (1,), (0.5,))
 
 
 def test_the_word_that_led_most_of_late_leads():
