@@ -1,7 +1,7 @@
 """Run the steps of a build as soon as what they rest on is there, here or in worker processes."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
@@ -58,16 +58,23 @@ def carry_out(
     order = TopologicalSorter(rests_on)
     order.prepare()
     running: dict[Future[Any], str] = {}
+
+    def take_all(finished: Iterable[Future[Any]]) -> None:
+        for future in finished:
+            take(future.result())
+            order.done(running.pop(future))
+
     while order.is_active():
         for name in order.get_ready():
             if (step := step_of(name)) is None:
                 order.done(name)
-            else:
-                running[pool.submit(step[0], *step[1])] = name
-        finished = wait(running, return_when=FIRST_COMPLETED).done if running else ()
-        for future in finished:
-            take(future.result())
-            order.done(running.pop(future))
+                continue
+            future = pool.submit(step[0], *step[1])
+            running[future] = name
+            if future.done():  # it ran on the spot: what it made is kept before the next begins
+                take_all([future])
+        if running:
+            take_all(wait(running, return_when=FIRST_COMPLETED).done)
 
 
 class _Here(Executor):

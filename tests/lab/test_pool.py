@@ -24,6 +24,18 @@ def test_each_step_comes_after_what_it_rests_on():
     )
 
 
+def test_what_ran_on_the_spot_is_taken_before_the_next_begins():
+    events = []
+
+    def work(name):
+        events.append(f"made {name}")
+        return name
+
+    with workers(1) as pool:
+        carry_out(RESTS_ON, lambda n: (work, (n,)), lambda n: events.append(f"took {n}"), pool)
+    assert all(a[5:] == b[5:] for a, b in zip(events[::2], events[1::2], strict=True))
+
+
 def test_a_step_does_not_wait_for_others_of_its_kind():
     """`b` ends only once `a1`, which rests on `a` alone, has begun."""
     begun = threading.Event()
