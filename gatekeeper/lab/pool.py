@@ -65,15 +65,18 @@ def carry_out(
             order.done(running.pop(future))
 
     while order.is_active():
+        opened = False  # what rests on a step that is done may be ready by now
         for name in order.get_ready():
             if (step := step_of(name)) is None:
                 order.done(name)
+                opened = True
                 continue
             future = pool.submit(step[0], *step[1])
             running[future] = name
             if future.done():  # it ran on the spot: what it made is kept before the next begins
                 take_all([future])
-        if running:
+                opened = True
+        if running and not opened:
             take_all(wait(running, return_when=FIRST_COMPLETED).done)
 
 
