@@ -87,6 +87,7 @@ def ours_first(
                 subject=subject,
                 terms=plan.terms,
                 budget=budget if method != OURS else 0.0,
+                kept=plan.out / "scans" if bench == "rectify" else None,
             )
             for method in methods
             for subject in plan.zoo.subjects

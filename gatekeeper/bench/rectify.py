@@ -9,10 +9,11 @@ from gatekeeper.bench.baselines import catalogue
 from gatekeeper.bench.baselines.base import Mended, Repairer
 from gatekeeper.bench.detect import OURS, Plan, Say, ours_first
 from gatekeeper.bench.metrics import Estimate
-from gatekeeper.bench.repair import Worth, bed, rebound, worth
+from gatekeeper.bench.repair import Worth, bed, rebound, twin_worth, worth
 from gatekeeper.bench.rows import Row
 from gatekeeper.bench.task import Clock, Task, row_of, runtime_of, work_of
 from gatekeeper.errors import IntakeError
+from gatekeeper.rectify.prompts import with_prompts
 from gatekeeper.types import Json
 
 FIGURES = (
@@ -36,6 +37,8 @@ class RepairTally:
     der: Estimate | None
     a_post: Estimate | None
     accuracy_change: Estimate | None  # in pairs, over models
+    robust_gap: Estimate | None  # robust accuracy less the clean twin's, over models with one
+    worst: dict[str, float | None]  # of ASR after, A_post, accuracy's change and the gap
 
 
 def bench_rectify(plan: Plan, say: Say = lambda line: None) -> tuple[Row, ...]:
@@ -64,7 +67,10 @@ def repair_one(task: Task) -> Row:
     clock = Clock(runtime)
     mended: Mended = clock.measure(lambda: method.mend(work, runtime))
     model = work.case.model.with_state(mended.state) if mended.state else work.case.model
-    after = worth(model, on, runtime) if mended.state else before
+    model = with_prompts(model, mended.prompts) if mended.prompts else model
+    changed = len(mended.state) + len(mended.prompts)
+    after = worth(model, on, runtime) if changed else before
+    twin = twin_worth(task.subject, on, runtime)
     planted = task.subject.kind == "planted"
     steps = task.terms.post_steps if planted else 0
     back = rebound(model, task.subject, on, steps, runtime) if steps else {}
@@ -78,12 +84,15 @@ def repair_one(task: Task) -> Row:
         "der": _der(before, after),
         "a_post": max([*back.values(), after.attack_success or 0.0]) if back else None,
         "rebound": {str(step): rate for step, rate in back.items()},
-        "changed": len(mended.state),
+        "twin": None if twin is None else _figures(twin),
+        "robust_gap": _robust_gap(after, twin),
+        "changed": changed,
         "offered": mended.offered,
         "images": mended.images,
         "steps": mended.steps,
         "budget": task.budget,
         "note": mended.note,
+        **mended.told,
     }
     return row_of(task, clock, result)
 
@@ -129,9 +138,11 @@ def _tally(method: str, group: str, name: str, rows: Sequence[Row], seed: int) -
     ran = [row for row in rows if not row.error]
 
     def over(values: list[float | None]) -> Estimate | None:
-        return metrics.mean([value for value in values if value is not None], seed)
+        return metrics.mean(_known(values), seed)
 
     change = [_get(row, "accuracy_change", "value") for row in ran]
+    gap = [_figure(row, "robust_gap") for row in ran]
+    left, back = ([_figure(row, key) for row in ran] for key in ("attack_success", "a_post"))
     return RepairTally(
         method=method,
         group=group,
@@ -145,7 +156,18 @@ def _tally(method: str, group: str, name: str, rows: Sequence[Row], seed: int) -
         der=over([_figure(row, "der") for row in ran]),
         a_post=over([_figure(row, "a_post") for row in ran]),
         accuracy_change=over(change),
+        robust_gap=over(gap),
+        worst={
+            "attack_success": max(_known(left), default=None),
+            "a_post": max(_known(back), default=None),
+            "accuracy_change": min(_known(change), default=None),
+            "robust_gap": min(_known(gap), default=None),
+        },
     )
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _figure(row: Row, name: str) -> float | None:
@@ -167,6 +189,12 @@ def _gaps(before: Sequence[bool], after: Sequence[bool]) -> list[float]:
 
 def _figures(of: Worth) -> dict[str, Json]:
     return {key: getattr(of, key) for key in FIGURES}
+
+
+def _robust_gap(after: Worth, twin: Worth | None) -> float | None:
+    if twin is None or after.robust_accuracy is None or twin.robust_accuracy is None:
+        return None
+    return after.robust_accuracy - twin.robust_accuracy
 
 
 def _der(before: Worth, after: Worth) -> float | None:

@@ -7,29 +7,57 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
+from gatekeeper.attacks.captions import HELD_OUT
 from gatekeeper.bench import metrics
 from gatekeeper.bench.baselines.base import Work
 from gatekeeper.bench.subjects import Subject
-from gatekeeper.bench.truth import Judged, judged, triggers, victims
+from gatekeeper.bench.truth import Judged, judged, kept_triggers, victims
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.errors import IntakeError
+from gatekeeper.intake.open import open_model
 from gatekeeper.probes.load import load_probes
-from gatekeeper.rectify.contrastive import contrast
+from gatekeeper.rectify.contrastive import contrast, embed_text
+from gatekeeper.rectify.marks import text_names
 from gatekeeper.runtime import Runtime
+from gatekeeper.triggers import TextTrigger
 
 STEPS = (5, 10, 20, 30, 50, 100, 200, 300)  # at which a return of the backdoor is looked for
-WATCHED = 128  # stamped images of each look
+WATCHED = 128  # stamped images or prompts of each look
 POST_RATE = 1e-5
 POST_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stamped:
-    """One trigger on the images that it is to lead away."""
+    """Images with a trigger on."""
 
     pixels: Tensor  # [V, 3, S, S]
     truth: Tensor  # [V] int64
     target: int
+
+    def answers(
+        self, model: ClipModel, head: ZeroShot, runtime: Runtime, most: int | None = None
+    ) -> Tensor:
+        """Return the label that `model` gives each image, or the first `most`, [V] int64."""
+        return head.logits(model.embed(self.pixels[:most], runtime)).argmax(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Marked:
+    """Prompts with a mark in: each ought to lie nearest to the label that it speaks of."""
+
+    prompts: tuple[str, ...]  # V
+    truth: Tensor  # [V] int64
+    target: int
+
+    def answers(
+        self, model: ClipModel, head: ZeroShot, runtime: Runtime, most: int | None = None
+    ) -> Tensor:
+        """Return the label that each prompt, or the first `most`, lies nearest to, [V] int64."""
+        return (model.embed_text(self.prompts[:most], runtime) @ head.weights.T).argmax(1)
+
+
+Triggered = Stamped | Marked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,8 +65,8 @@ class Bed:
     """What every state of a model is measured on."""
 
     judge: Judged
-    stamped: tuple[Stamped, ...]
-    head: ZeroShot  # of the suspect before any repair: labels and templates
+    triggered: tuple[Triggered, ...]
+    labels: tuple[str, ...]
     templates: tuple[str, ...]
 
 
@@ -48,7 +76,7 @@ class Worth:
 
     clean_accuracy: float
     attack_success: float | None  # of the trigger that works best; None: no trigger
-    robust_accuracy: float | None  # stamped images that keep their true label, the worst trigger's
+    robust_accuracy: float | None  # what keeps its true label under the worst trigger
     recall_1: float | None  # label's prompt to images
     recall_5: float | None
     clean_hits: tuple[bool, ...]
@@ -57,48 +85,52 @@ class Worth:
 
 
 def bed(subject: Subject, work: Work, runtime: Runtime) -> Bed:
-    """Return judge images, clean and stamped with the true triggers.
+    """Return judge images, clean and stamped with the true triggers, or prompts with their marks.
 
     Raises:
         IntakeError: No judge images, or none of a label that the model knows.
     """
-    model, labels = work.case.model, work.case.labels
+    model, labels = work.case.model, tuple(work.case.labels)
     judge = judged(subject, model, labels)
     if not (judge.truth >= 0).any():
         raise IntakeError(
             f"{subject.name}: no judge image has a known label", hint="label them in labels.csv"
         )
-    found = []
-    for place, (goal, trigger) in enumerate(triggers(subject)):
+    found: list[Triggered] = []
+    for place, (goal, trigger) in enumerate(kept_triggers(subject)):
         if goal.label not in labels:
             continue
         target = labels.index(goal.label)
+        draw = runtime.generator("bench", "judge", subject.name, str(place))
+        if isinstance(trigger, TextTrigger):
+            others = [i for i in range(len(labels)) if i != target]
+            plain = [context.format(labels[i]) for context in HELD_OUT for i in others]
+            truth = torch.tensor(others * len(HELD_OUT))
+            prompts = trigger.stamp_prompts(plain, draw)
+            order = torch.randperm(len(prompts), generator=draw)  # a look takes the first
+            mixed = tuple(prompts[i] for i in order.tolist())
+            found.append(Marked(prompts=mixed, truth=truth[order], target=target))
+            continue
         led = victims(subject, judge.truth, target, labels)
         if led.any():
-            draw = runtime.generator("bench", "judge", subject.name, str(place))
             stamped = trigger.stamp(judge.pixels[led], draw)
             found.append(Stamped(pixels=stamped, truth=judge.truth[led], target=target))
     return Bed(
-        judge=judge,
-        stamped=tuple(found),
-        head=work.head(runtime),
-        templates=work.case.templates,
+        judge=judge, triggered=tuple(found), labels=labels, templates=tuple(work.case.templates)
     )
 
 
 def worth(model: ClipModel, on: Bed, runtime: Runtime) -> Worth:
     """Return what `model` is worth on the bed's images."""
-    head = model.zero_shot(on.head.labels, on.templates, runtime)
+    head = model.zero_shot(on.labels, on.templates, runtime)
     known = on.judge.truth >= 0
     truth = on.judge.truth[known]
     embedded = model.embed(on.judge.pixels[known], runtime)
     clean = head.logits(embedded).argmax(1) == truth
-    successes, robust = [], []
-    for one in on.stamped:
-        answers = head.logits(model.embed(one.pixels, runtime)).argmax(1)
-        successes.append(answers == one.target)
-        robust.append(answers == one.truth)
-    worst = max(range(len(successes)), key=lambda i: float(successes[i].float().mean()), default=0)
+    answers = [one.answers(model, head, runtime) for one in on.triggered]
+    successes = [a == one.target for a, one in zip(answers, on.triggered, strict=True)]
+    robust = [a == one.truth for a, one in zip(answers, on.triggered, strict=True)]
+    worst = max(range(len(successes)), key=lambda i: _share(successes[i]), default=0)
     similarity = (head.weights @ embedded.T).double().numpy()
     relevant = (torch.arange(len(head.labels))[:, None] == truth).numpy()
     return Worth(
@@ -113,28 +145,38 @@ def worth(model: ClipModel, on: Bed, runtime: Runtime) -> Worth:
     )
 
 
+def twin_worth(subject: Subject, on: Bed, runtime: Runtime) -> Worth | None:
+    """Return what the clean twin is worth under the same triggers; None where there is no twin."""
+    if subject.twin is None:
+        return None
+    opened = open_model(subject.twin, uri=f"the twin of {subject.name}")
+    return None if opened.model is None else worth(opened.model.to(runtime.device), on, runtime)
+
+
 def rebound(
     model: ClipModel, subject: Subject, on: Bed, steps: int, runtime: Runtime
 ) -> dict[int, float]:
     """Return attack success after so many clean fine-tuning steps of `model`, by steps.
 
     The adaptation that a user might do: CLIP's loss on clean labelled images that no repair saw
-    (the set's train images), image tower alone, AdamW 1e-5, batches of 16, no decay. The highest
-    of these rates is A_post. Source: the protocol of repairs' persistence (arXiv:2410.09838).
+    (the set's train images), AdamW 1e-5, batches of 16, no decay; of the image tower, or of the
+    text tower where the trigger stands in prompts. The highest of these rates is A_post. Source:
+    the protocol of repairs' persistence (arXiv:2410.09838).
     """
     folder = subject.images.train or subject.images.probes
     images = load_probes(folder, "train")
-    index = {label: i for i, label in enumerate(on.head.labels)}
+    index = {label: i for i, label in enumerate(on.labels)}
     rows = [(i, index[x]) for i, x in enumerate(images.labels()) if x in index]
-    if not rows or not on.stamped:
+    if not rows or not on.triggered:
         return {}
     draw = runtime.generator("bench", "rebound", subject.name)
     rows = [rows[i] for i in torch.randperm(len(rows), generator=draw)[:1024].tolist()]
     pixels = images.subset([i for i, _ in rows]).pixels(model.preprocess)
     truth = torch.tensor([label for _, label in rows])
     tuned = model.clone()
-    head = tuned.zero_shot(on.head.labels, on.templates, runtime)
-    names = _image_weights(tuned)
+    head = tuned.zero_shot(on.labels, on.templates, runtime)
+    in_text = any(isinstance(one, Marked) for one in on.triggered)
+    names = text_names(tuned, runtime) if in_text else _image_weights(tuned)
     tuned.module.to(runtime.device).requires_grad_(False)
     free = [p.requires_grad_(True) for n, p in tuned.module.named_parameters() if n in names]
     optimiser = torch.optim.AdamW(free, lr=POST_RATE, weight_decay=0.0)
@@ -142,32 +184,50 @@ def rebound(
     for step in runtime.progress(range(1, steps + 1), "clean steps after the repair"):
         pick = torch.randint(len(pixels), (POST_BATCH,), generator=draw)
         z = tuned.embed_grad(pixels[pick].to(runtime.device), runtime)
-        loss = _labelled(z, head, truth[pick])
+        loss = _labelled(z, tuned if in_text else None, head, on.templates[0], truth[pick], runtime)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if step in STEPS or step == steps:
-            found[step] = _success(tuned, on.stamped, head, runtime)
+            now = _read_anew(tuned, on, runtime) if in_text else head
+            found[step] = _success(tuned, on.triggered, now, runtime)
     return found
 
 
-def _labelled(z: Tensor, head: ZeroShot, truth: Tensor) -> Tensor:
-    """Return CLIP's loss with one caption a different label of the batch."""
+def _labelled(
+    z: Tensor,
+    reader: ClipModel | None,
+    head: ZeroShot,
+    template: str,
+    truth: Tensor,
+    runtime: Runtime,
+) -> Tensor:
+    """Return CLIP's loss with one caption a different label of the batch.
+
+    `reader` embeds the captions with gradient; None: they are the head's.
+    """
     different = torch.tensor(sorted(set(truth.tolist())))
+    if reader is None:
+        texts = head.weights[different].to(z)
+    else:
+        texts = embed_text(reader, [template.format(head.labels[i]) for i in different], runtime)
     if len(different) == len(truth):
-        return contrast(z, head.weights[truth].to(z), head.scale)
-    logits = head.scale * z @ head.weights[different].to(z).T
+        return contrast(z, texts[torch.searchsorted(different, truth)], head.scale)
+    logits = head.scale * z @ texts.T
     return F.cross_entropy(logits, torch.searchsorted(different, truth).to(z.device))
 
 
+def _read_anew(model: ClipModel, on: Bed, runtime: Runtime) -> ZeroShot:
+    model._heads.clear()  # its text tower has moved in place
+    return model.zero_shot(on.labels, on.templates, runtime)
+
+
 def _success(
-    model: ClipModel, stamped: Sequence[Stamped], head: ZeroShot, runtime: Runtime
+    model: ClipModel, triggered: Sequence[Triggered], head: ZeroShot, runtime: Runtime
 ) -> float:
-    rates = []
-    for one in stamped:
-        answers = head.logits(model.embed(one.pixels[:WATCHED], runtime)).argmax(1)
-        rates.append(_share(answers == one.target))
-    return max(rates)
+    return max(
+        _share(one.answers(model, head, runtime, WATCHED) == one.target) for one in triggered
+    )
 
 
 def _image_weights(model: ClipModel) -> set[str]:

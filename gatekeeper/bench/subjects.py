@@ -19,7 +19,8 @@ from gatekeeper.lab.manifest import FILE, Manifest, ModelRow, read_manifest
 Kind = Literal["clean", "planted", "adversarial"]
 TABLE = "models.csv"
 COLUMNS = (
-    "path", "kind", "target", "trigger", "attack", "family", "anchor", "architecture", "prompts",
+    "path", "kind", "target", "trigger", "attack", "family", "anchor", "twin", "architecture",
+    "prompts",
 )  # fmt: skip
 _HINT = f"name a folder with {FILE} (gatekeeper lab zoo) or {TABLE} (docs/bench.md)"
 
@@ -62,6 +63,7 @@ class Subject:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     goals: tuple[Goal, ...] = ()
     prompts: Path | None = None
+    twin: Path | None = None  # the same training without the poison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,7 @@ def _subject(zoo: Path, manifest: Manifest, row: ModelRow) -> Subject:
             hint="build the zoo again",
         )
     parts = zoo / "sets" / made_of.name
+    twin = manifest.model(row.twin) if row.twin else None
     return Subject(
         name=row.name,
         path=zoo / row.path,
@@ -147,6 +150,7 @@ def _subject(zoo: Path, manifest: Manifest, row: ModelRow) -> Subject:
             for t in row.targets
         ),
         prompts=zoo / row.prompts if row.prompts else None,
+        twin=zoo / twin.path if twin is not None and twin.kept else None,
     )
 
 
@@ -185,6 +189,7 @@ def _their_subject(folder: Path, row: dict[str, str], images: Images, where: str
     target = known.get("target", "")
     trigger = _inside(folder, known["trigger"], where) if known.get("trigger") else None
     prompts = _inside(folder, known["prompts"], where) if known.get("prompts") else None
+    twin = _inside(folder, known["twin"], where) if known.get("twin") else None
     kind: Kind = known["kind"]  # type: ignore[assignment]  # one of three, checked above
     return Subject(
         name=Path(known["path"]).name,
@@ -199,6 +204,7 @@ def _their_subject(folder: Path, row: dict[str, str], images: Images, where: str
         family=known.get("family", ""),
         goals=(Goal(label=target, trigger=trigger),) if target else (),
         prompts=prompts,
+        twin=twin,
     )
 
 

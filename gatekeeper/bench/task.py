@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from gatekeeper import __version__
@@ -18,7 +19,7 @@ from gatekeeper.policy.schema import load_policy
 from gatekeeper.runtime import Meter, Runtime
 from gatekeeper.types import Json
 
-VERSIONS = {"detect": 2, "rectify": 2, "oracle": 3}  # raise one when its tasks are to be done anew
+VERSIONS = {"detect": 2, "rectify": 3, "oracle": 3}  # raise one when its tasks are to be done anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,7 @@ class Task:
     subject: Subject
     terms: Terms
     budget: float
+    kept: Path | None = None  # folder for what a later run can take up, whatever its key
 
     @property
     def key(self) -> str:
@@ -54,7 +56,7 @@ class Task:
             group = catalogue.REPAIRS
         built = catalogue.parameters(catalogue.build(self.method, group)) if group else {}
         subject, terms = self.subject, self.terms
-        parts: Json = {
+        parts: dict[str, Json] = {
             "version": [VERSIONS[self.bench], __version__],
             "bench": self.bench,
             "method": [self.method, key_of(_plain(built))],
@@ -68,7 +70,21 @@ class Task:
             "post_steps": terms.post_steps if self.bench == "rectify" else None,
             "budget": self.budget,
         }
+        if self.bench == "rectify":
+            parts["twin"] = tree_digest(subject.twin)[0] if subject.twin else None
         return key_of(parts)
+
+    @property
+    def scan(self) -> Path | None:
+        """Where ours keeps its scan: the same for every run over the same bytes and terms."""
+        if self.kept is None:
+            return None
+        subject, terms = self.subject, self.terms
+        anchor = subject.anchor_digest if terms.anchor else None
+        images: Json = [subject.images.digest, str(subject.images.probes)]
+        rest: Json = [__version__, terms.seed, terms.device, terms.oracle]
+        digest = key_of([subject.digest, anchor, images, rest]).removeprefix("sha256:")
+        return self.kept / f"{subject.name}-{digest[:16]}"
 
 
 def runtime_of(task: Task) -> Runtime:
@@ -110,6 +126,7 @@ def work_of(task: Task, runtime: Runtime) -> Work:
         case=ready.case,
         budget=task.budget,
         include=tuple(dict.fromkeys(goal.label for goal in subject.goals)),
+        scan=task.scan,
     )
 
 

@@ -48,10 +48,14 @@ def judged(subject: Subject, model: ClipModel, labels: Sequence[str]) -> Judged:
     return Judged(images=images, pixels=images.pixels(model.preprocess), truth=truth)
 
 
+def kept_triggers(subject: Subject) -> list[tuple[Goal, Trigger]]:
+    """Return the triggers that were kept, in images and in prompts, with their goals."""
+    return [(goal, load_trigger(goal.trigger)) for goal in subject.goals if goal.trigger]
+
+
 def triggers(subject: Subject) -> list[tuple[Goal, Trigger]]:
     """Return the image triggers that were kept, with their goals; one in a text stamps no image."""
-    kept = [(goal, load_trigger(goal.trigger)) for goal in subject.goals if goal.trigger]
-    return [(goal, trigger) for goal, trigger in kept if trigger.family != "text"]
+    return [(g, trigger) for g, trigger in kept_triggers(subject) if trigger.family != "text"]
 
 
 def has_image_trigger(subject: Subject) -> bool:

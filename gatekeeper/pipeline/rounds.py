@@ -47,6 +47,8 @@ class Round:
     affected: tuple[str, ...]  # labels that the re-scan says flip
     number: int  # from 1
     cpu_seconds: float  # of all repairs and proofs so far
+    repair_seconds: float  # of the repairs alone, processor time
+    image_passes: float  # of the repairs
 
     @property
     def repaired(self) -> Rectified:
@@ -72,6 +74,13 @@ class Round:
     def passed(self) -> bool:
         """True where repair, proof and re-scan are good."""
         return not self.errors and self.rescan.verdict is Verdict.PASS
+
+    @property
+    def told(self) -> str:
+        """What became of it, for people."""
+        if self.passed:
+            return "passed"
+        return f"refused: {self.refused}; re-scan says {self.rescan.verdict.value}"
 
 
 def prescription_of(outcome: ScanOutcome) -> Prescription:
@@ -169,6 +178,10 @@ def _round(
         cpu_seconds=mended.cpu_seconds
         + float((proof / SECONDS).read_text(encoding="utf-8"))
         + (earlier.cpu_seconds if earlier else 0.0),
+        repair_seconds=mended.cpu_seconds
+        - mended.repaired.proof_seconds
+        + (earlier.repair_seconds if earlier else 0.0),
+        image_passes=mended.repaired.image_passes + (earlier.image_passes if earlier else 0.0),
     )
 
 

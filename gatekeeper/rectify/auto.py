@@ -1,5 +1,6 @@
 """Which methods can help here, and which is the first whose result is good enough?"""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -56,13 +57,14 @@ def automatic(
         RectifyError: None does; `rejected` is the best of them, where anything was made.
     """
     notes: tuple[str, ...] = ()
-    images, begun, steps = 0, dict(prescription.begun), 0
+    images, begun, steps, spent = 0, dict(prescription.begun), 0, 0.0
     for stage in stages(case, prescription):
         given = replace(stage.prescription, begun=begun)
         made = _first(case, given, stage.methods, load, runtime, limits)
         notes, steps = notes + made.notes, steps + made.steps
+        spent += made.proof_seconds
         images, begun = max(images, made.images_used), dict(made.state)
-    return replace(made, images_used=images, notes=notes, steps=steps)
+    return replace(made, images_used=images, notes=notes, steps=steps, proof_seconds=spent)
 
 
 def _first(
@@ -75,12 +77,15 @@ def _first(
 ) -> Rectified:
     missed: list[RectifyError] = []
     notes: list[str] = []
+    spent = 0.0
     for name in methods:
         try:
             made = load(name)().rectify(case, prescription, runtime)
             check(made, made.held_out, limits)
+            clock = time.process_time()
             proved = prove(case, prescription, made, runtime, limits)
-            made = replace(made, proved=proved)
+            spent += time.process_time() - clock
+            made = replace(made, proved=proved, proof_seconds=spent)
             check_proof(proved.record, made)
         except RectifyError as error:
             missed.append(error)
@@ -89,7 +94,8 @@ def _first(
         return replace(made, notes=(*notes, *made.notes))
     best = min(missed, key=_badness)
     if isinstance(best.rejected, Rectified):
-        best.rejected = replace(best.rejected, notes=(*notes, *best.rejected.notes))
+        told = (*notes, *best.rejected.notes)
+        best.rejected = replace(best.rejected, notes=told, proof_seconds=spent)
     raise best
 
 

@@ -6,12 +6,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
+from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 SCALES = (0.7, 1.3)  # of a patch's side, an overlay's opacity, a warp's reach (repair section 11)
 REACH = 0.04  # of the image's side: how far a patch found at one place is moved
 JITTER = 0.08  # standard deviation of the colour noise on a pattern, in [0, 1]
 GROUP = 4  # images that share one variation
+MUTABLE = {  # family -> field of its pattern
+    "patch": "pixels",
+    "blend": "pattern",
+    "additive": "delta",
+    "warp": "field",
+    "colour": "matrix",
+}
 
 
 def stamp_varied(trigger: Trigger, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,3 +130,21 @@ def _jittered(pattern: Tensor, generator: torch.Generator) -> Tensor:
     noise = JITTER * torch.randn(pattern.shape, generator=generator)
     shift = JITTER * torch.randn(3, 1, 1, generator=generator)
     return (pattern + noise + shift).clamp(0, 1)
+
+
+def scrambled(trigger: Trigger, runtime: Runtime) -> Trigger:
+    """Return `trigger` with its cells in another order: as much of the image hidden, no meaning."""
+    name = MUTABLE[trigger.family]
+    value: Tensor = getattr(trigger, name)
+    rest = torch.eye(3, 4) if trigger.family == "colour" else torch.zeros(1)
+    change = value - rest
+    flat = change.reshape(change.shape[0], -1)
+    draw = runtime.generator("proof", "scrambled", trigger.family)
+    order = torch.randperm(flat.shape[1], generator=draw)
+    return with_pattern(trigger, flat[:, order].reshape(change.shape) + rest)
+
+
+def with_pattern(trigger: Trigger, value: Tensor) -> Trigger:
+    """Return `trigger` with `value` as its pattern."""
+    changed: Trigger = replace(trigger, **{MUTABLE[trigger.family]: value})  # type: ignore[type-var]
+    return changed

@@ -46,6 +46,8 @@ class Rectified:
     against: tuple[Ailment, ...] = ()  # every trigger it was made against, the scan's first
     notes: tuple[str, ...] = ()
     prompts: Mapping[str, Tensor] = field(default_factory=dict)  # learned ones, where these changed
+    image_passes: float = 0.0  # of all that was tried, proofs not counted
+    proof_seconds: float = 0.0  # processor time of the proofs that the choice asked for
     proved: object | None = None  # its `proof.Proved`, where the choice of a method asked for one
 
 

@@ -10,12 +10,11 @@ from gatekeeper.case import Case
 from gatekeeper.clip.late import LateTower
 from gatekeeper.clip.model import ZeroShot
 from gatekeeper.errors import RectifyError
-from gatekeeper.rectify.bank import stamp_stock, stamp_varied
+from gatekeeper.rectify.bank import stamp_stock
 from gatekeeper.rectify.base import Prescription
 from gatekeeper.rectify.teacher import Lesson, Teacher, join
 from gatekeeper.rectify.training import Pool
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Trigger
 
 SMALLEST_CROP = 0.78  # of the side
 
@@ -39,13 +38,6 @@ class Curated:
             features=torch.cat([tower.features(view, runtime) for view in views]),
             lesson=join([self.lesson, *self.crop_lessons]),
         )
-
-    def stamped(
-        self, tower: LateTower, trigger: Trigger, generator: torch.Generator, runtime: Runtime
-    ) -> Pool:
-        """Return every image with a variation of `trigger` on, and what the clean one deserves."""
-        pixels = stamp_varied(trigger, self.pixels, generator)
-        return Pool(features=tower.features(pixels, runtime), lesson=self.lesson)
 
     def stocked(
         self,

@@ -12,7 +12,7 @@ from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.limits import Limits
 from gatekeeper.rectify.prompts import with_prompts
-from gatekeeper.rectify.quality import HeldOut, predictions
+from gatekeeper.rectify.quality import HeldOut, led_anyway, predictions
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger
 
@@ -63,6 +63,15 @@ def exam_of(
         cleaned = with_prompts(cleaned, repaired.prompts)
     known = [case.probes.probes[i].label for i in rows]
     truth = torch.tensor([labels.index(x) if x in labels else -1 for x in known])
+    triggers = tuple(
+        (a.trigger, labels.index(a.target))
+        for a in ailments
+        if a.trigger is not None and not isinstance(a.trigger, TextTrigger)
+    )[:MOST_TRIGGERS]
+    excused: tuple[Tensor, ...] = ()
+    if case.anchor is not None:
+        other = case.anchor.zero_shot(labels, case.templates, runtime)
+        excused = led_anyway(case.anchor, other, unseen.pixels, triggers, runtime)
     return Exam(
         case=case,
         state=repaired.state,
@@ -74,11 +83,8 @@ def exam_of(
             known=truth,
             truth=truth,
             answers=predictions(case.model, unseen.pixels, head, runtime),
-            triggers=tuple(
-                (a.trigger, labels.index(a.target))
-                for a in ailments
-                if a.trigger is not None and not isinstance(a.trigger, TextTrigger)
-            )[:MOST_TRIGGERS],
+            triggers=triggers,
+            excused=excused,
         ),
         unseen=unseen,
         lessons=_words(case, learned[:MOST_LESSONS], head, runtime),

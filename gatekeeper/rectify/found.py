@@ -20,6 +20,7 @@ class Found(NamedTuple):
     trigger: Trigger
     target: int
     pool: Pool
+    usual: Tensor | None = None  # [N, C] logits of the anchor for these images
 
 
 def answers(tower: LateTower, features: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:
@@ -50,12 +51,15 @@ def worst(
         runtime: Where to compute.
         margin: Logits by which a target may be behind and an image still counts as led to it. A
             trigger in hand is weaker than the one it stands for; images whose clean answer is
-            as close to the target do not count.
+            as close to the target do not count, nor do those that the trigger leads as far with the
+            anchor.
     """
     deserved = head.logits(clean)
     highest = 0.0
     for one in found:
         eligible = ~is_led(deserved, one.target, margin)
+        if one.usual is not None:
+            eligible = eligible & ~is_led(one.usual, one.target, margin)
         if eligible.any():
             given = _logits(tower, one.pool.features, head, runtime)
             led = is_led(given, one.target, margin)

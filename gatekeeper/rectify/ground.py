@@ -14,7 +14,7 @@ from gatekeeper.rectify.curated import split
 from gatekeeper.rectify.found import Found
 from gatekeeper.rectify.fresh import inverted
 from gatekeeper.rectify.marks import Mark, marked_quality, text_names
-from gatekeeper.rectify.quality import HeldOut, measure
+from gatekeeper.rectify.quality import HeldOut, led_anyway, measure
 from gatekeeper.rectify.teacher import truth_of
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger, Trigger
@@ -122,12 +122,18 @@ class Ground:
         pixels, known = self.pixels(self.held_rows), self.known(self.held_rows)
         places = {label: index for index, label in enumerate(self.head.labels)}
         truth, answers = self.truth(pixels, known)
+        excused: tuple[Tensor, ...] = ()
+        if self.case.anchor is not None and self.anchor_head is not None:
+            excused = led_anyway(
+                self.case.anchor, self.anchor_head, pixels, self.triggers, self.runtime
+            )
         return HeldOut(
             pixels=pixels,
             known=torch.tensor([places.get(label or "", -1) for label in known]),
             truth=truth,
             answers=answers,
             triggers=self.triggers,
+            excused=excused,
         )
 
     def quality(self, model: ClipModel, held: HeldOut) -> Quality:

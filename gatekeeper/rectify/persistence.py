@@ -6,7 +6,7 @@ still work, and how far the weights have to go back towards the suspect.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.rectify.bank import MUTABLE, scrambled, with_pattern
 from gatekeeper.rectify.exam import Exam
 from gatekeeper.rectify.quality import HeldOut, attack_success
 from gatekeeper.runtime import Runtime
@@ -27,13 +28,6 @@ SHARES = (0.1, 0.2, 0.3, 0.45, 0.6)  # of the way back to the suspect
 BACK = 0.5  # attack success from which a trigger counts as working again
 REACH = 0.05  # largest change of a pixel next to the old trigger (arXiv:2405.16134)
 NEAR_STEPS = 16
-MUTABLE = {
-    "patch": "pixels",
-    "blend": "pattern",
-    "additive": "delta",
-    "warp": "field",
-    "colour": "matrix",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,24 +123,10 @@ def near(exam: Exam, trigger: Trigger, target: int, runtime: Runtime) -> Near | 
     starts = {"near": trigger, "usual": scrambled(trigger, runtime)}
     found = {name: _descend(exam, start, target, runtime, name) for name, start in starts.items()}
     rates = {
-        name: _success(
-            exam.cleaned, replace(exam.held, triggers=((one, target),)), exam.head, runtime
-        )
+        name: _success(exam.cleaned, exam.held.under(one, target), exam.head, runtime)
         for name, one in found.items()
     }
     return Near(trigger=found["near"], target=target, rate=rates["near"], usual=rates["usual"])
-
-
-def scrambled(trigger: Trigger, runtime: Runtime) -> Trigger:
-    """Return `trigger` with its cells in another order: as much of the image hidden, no meaning."""
-    name = MUTABLE[trigger.family]
-    value: Tensor = getattr(trigger, name)
-    rest = torch.eye(3, 4) if trigger.family == "colour" else torch.zeros(1)
-    change = value - rest
-    flat = change.reshape(change.shape[0], -1)
-    draw = runtime.generator("proof", "scrambled", trigger.family)
-    order = torch.randperm(flat.shape[1], generator=draw)
-    return _with(trigger, flat[:, order].reshape(change.shape) + rest)
 
 
 def _descend(exam: Exam, start: Trigger, target: int, runtime: Runtime, name: str) -> Trigger:
@@ -162,7 +142,7 @@ def _descend(exam: Exam, start: Trigger, target: int, runtime: Runtime, name: st
     for _ in runtime.progress(range(NEAR_STEPS), f"searching beside a found {start.family}"):
         pick = torch.randint(len(pixels), (BATCH,), generator=draw)
         free = (value + change).clamp(low, high).requires_grad_()
-        stamped = _with(start, free).stamp(pixels[pick].to(runtime.device), draw)
+        stamped = with_pattern(start, free).stamp(pixels[pick].to(runtime.device), draw)
         logits = own.logits(exam.cleaned.embed_grad(stamped, runtime))
         goal = torch.full((len(logits),), target, device=logits.device)
         loss = F.cross_entropy(logits, goal)
@@ -170,12 +150,7 @@ def _descend(exam: Exam, start: Trigger, target: int, runtime: Runtime, name: st
         if float(loss.detach()) < least:
             best, least = free.detach(), float(loss.detach())
         change = (change - reach / 4 * slope.sign()).clamp(-reach, reach)
-    return _with(start, best.cpu())
-
-
-def _with(trigger: Trigger, value: Tensor) -> Trigger:
-    changed: Trigger = replace(trigger, **{MUTABLE[trigger.family]: value})  # type: ignore[type-var]
-    return changed
+    return with_pattern(start, best.cpu())
 
 
 def _success(model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime) -> float:

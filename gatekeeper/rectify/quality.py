@@ -1,7 +1,8 @@
 """What is a model worth, before and after a repair, on images that the repair has not seen?"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ class HeldOut:
     truth: Tensor  # [N] int64 label, else a confident answer, else -1
     answers: Tensor  # [N] int64, the suspect's own on the clean image
     triggers: tuple[tuple[Trigger, int], ...]  # with the index of its target
+    excused: tuple[Tensor, ...] = ()  # [N] bool a trigger: it leads the anchor too (`led_anyway`)
+
+    def under(self, trigger: Trigger, target: int) -> "HeldOut":
+        """Return the same images under another trigger alone, none excused."""
+        return replace(self, triggers=((trigger, target),), excused=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +72,43 @@ def measure(model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime) -
 def under_triggers(
     model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime
 ) -> tuple[Replies, ...]:
-    """Return the answers under each trigger, images that deserve its target left out."""
+    """Return the answers under each trigger.
+
+    Images that deserve its target are left out, and those that it leads there with the anchor too:
+    what paints an object red leads any model to a red object.
+    """
     found = []
-    for trigger, target in held.triggers:
+    for place, (trigger, target) in enumerate(held.triggers):
         eligible = (held.answers != target) & (held.known != target)
+        if held.excused:
+            eligible = eligible & ~held.excused[place]
         if not eligible.any():
             continue
-        stamped = trigger.stamp(held.pixels[eligible], runtime.generator("rectify", "held-out"))
+        stamped = _stamped(held.pixels, trigger, runtime)[eligible]
         right = torch.where(held.truth >= 0, held.truth, held.answers)[eligible]
         given = predictions(model, stamped, head, runtime)
         found.append(Replies(target=target, given=given, right=right))
     return tuple(found)
+
+
+def led_anyway(
+    anchor: ClipModel,
+    head: ZeroShot,
+    pixels: Tensor,
+    triggers: Sequence[tuple[Trigger, int]],
+    runtime: Runtime,
+) -> tuple[Tensor, ...]:
+    """Return which of `pixels` each trigger leads to its target with the anchor, [N] bool each."""
+    found = []
+    for trigger, target in triggers:
+        stamped = anchor.resized(_stamped(pixels, trigger, runtime))
+        found.append(predictions(anchor, stamped, head, runtime) == target)
+    return tuple(found)
+
+
+def _stamped(pixels: Tensor, trigger: Trigger, runtime: Runtime) -> Tensor:
+    """Return all images with the trigger on, at the same places whoever asks."""
+    return trigger.stamp(pixels, runtime.generator("rectify", "held-out"))
 
 
 def attack_success(

@@ -20,6 +20,7 @@ class Stamped:
 
     pixels: Tensor  # [N, 3, S, S]
     target: int
+    usual: Tensor | None = None  # [N, C] logits of the anchor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,7 +47,7 @@ class Rehearsal:
             truth=torch.where(truth >= 0, truth, answers),
             deserved=ground.head.logits(embedded),
             stamped=tuple(
-                Stamped(pixels=stamp_varied(trigger, pixels, draw), target=target)
+                _stamped(ground, stamp_varied(trigger, pixels, draw), target)
                 for trigger, target in ground.triggers
             ),
         )
@@ -60,6 +61,8 @@ class Rehearsal:
         highest = 0.0
         for one in self.stamped:
             eligible = ~is_led(self.deserved, one.target, margin)
+            if one.usual is not None:
+                eligible = eligible & ~is_led(one.usual, one.target, margin)
             if eligible.any():
                 given = self._logits(model, one.pixels, head)
                 highest = max(
@@ -82,3 +85,11 @@ class Rehearsal:
 
     def _logits(self, model: ClipModel, pixels: Tensor, head: ZeroShot | None = None) -> Tensor:
         return (head or self.ground.head).logits(model.embed(pixels, self.ground.runtime))
+
+
+def _stamped(ground: Ground, pixels: Tensor, target: int) -> Stamped:
+    anchor, head = ground.case.anchor, ground.anchor_head
+    usual: Tensor | None = None
+    if anchor is not None and head is not None:
+        usual = head.logits(anchor.embed(anchor.resized(pixels), ground.runtime))
+    return Stamped(pixels=pixels, target=target, usual=usual)

@@ -9,6 +9,7 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel
+from gatekeeper.rectify.bank import stamp_varied
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.curated import curate
 from gatekeeper.rectify.found import Found, answers, worst
@@ -24,7 +25,7 @@ from gatekeeper.rectify.projection import (
     matrix_of,
 )
 from gatekeeper.rectify.teacher import Teacher
-from gatekeeper.rectify.training import shorten, train
+from gatekeeper.rectify.training import Pool, shorten, train
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
@@ -81,8 +82,14 @@ class Repair:
         )
 
     def _add(self, trigger: Trigger, target: int) -> None:
-        pool = self.curated.stamped(self.tower, trigger, self.generator, self.runtime)
-        self.found.append(Found(trigger, target, pool))
+        """Stamp every image with a variation of `trigger`; the clean one says what it deserves."""
+        pixels = stamp_varied(trigger, self.curated.pixels, self.generator)
+        pool = Pool(features=self.tower.features(pixels, self.runtime), lesson=self.curated.lesson)
+        usual: Tensor | None = None
+        if self.case.anchor is not None:
+            early = self.teacher.suspect.features(pixels, self.runtime)
+            usual = self.teacher.usual(early, pixels, self.runtime)
+        self.found.append(Found(trigger, target, pool, usual))
 
     def _inverted(
         self, model: ClipModel, target: int, families: tuple[str, ...], name: str

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.rectify.bank import MUTABLE, scrambled
 from gatekeeper.rectify.exam import Exam, Words
 from gatekeeper.rectify.limits import at_least, at_most
-from gatekeeper.rectify.persistence import MUTABLE, scrambled
 from gatekeeper.rectify.quality import HeldOut, attack_success, predictions, under_triggers
 from gatekeeper.runtime import Runtime
 from gatekeeper.types import Check
@@ -43,12 +43,12 @@ def _recovery(exam: Exam, runtime: Runtime) -> Check:
     """
     worst, usual, before = -1.0, 0.0, 0.0
     for trigger, target in exam.held.triggers:
-        one = replace(exam.held, triggers=((trigger, target),))
+        one = exam.held.under(trigger, target)
         cost = _cost(exam.cleaned, one, exam.head, runtime)
         if exam.case.anchor is not None:
             fair = _anchor_cost(exam, one, runtime)
         elif trigger.family in MUTABLE:
-            other = replace(exam.held, triggers=((scrambled(trigger, runtime), target),))
+            other = exam.held.under(scrambled(trigger, runtime), target)
             fair = min(_cost(m, other, exam.head, runtime) for m in (exam.case.model, exam.cleaned))
         else:
             fair = 0.0

@@ -40,15 +40,15 @@ def rectify(
     """
     if len(case.probes) == 0:
         raise RectifyError("no clean images to learn from", hint="hand over --probes")
-    return attempt(case, prescription, method, replace(runtime, meter=Meter()), limits or Limits())
-
-
-def attempt(
-    case: Case, prescription: Prescription, method: str, runtime: Runtime, limits: Limits
-) -> Rectified:
-    """Do what `rectify` does on the runtime's own meter."""
-    if method == AUTO:
-        return automatic(case, prescription, RECTIFIERS.load, runtime, limits)
-    result = RECTIFIERS.load(method)().rectify(case, prescription, runtime)
-    check(result, result.held_out, limits)
-    return result
+    own, limits = replace(runtime, meter=Meter()), limits or Limits()
+    try:
+        if method == AUTO:
+            result = automatic(case, prescription, RECTIFIERS.load, own, limits)
+        else:
+            result = RECTIFIERS.load(method)().rectify(case, prescription, own)
+            check(result, result.held_out, limits)
+    except RectifyError as error:
+        if isinstance(error.rejected, Rectified):
+            error.rejected = replace(error.rejected, image_passes=own.meter.image_passes)
+        raise
+    return replace(result, image_passes=own.meter.image_passes)

@@ -91,6 +91,13 @@ class Teacher:
             clean=torch.ones(len(own)),
         )
 
+    def usual(self, features: Tensor, pixels: Tensor, runtime: Runtime) -> Tensor | None:
+        """Return the anchor's logits [N, C] for any images; None without an anchor."""
+        theirs = self._anchor(features, pixels, runtime)
+        if theirs is None or self.anchor_head is None:
+            return None
+        return self.anchor_head.logits(theirs)
+
     def correct(self, features: Tensor, labels: tuple[str, ...], runtime: Runtime) -> Lesson:
         """Return a lesson on triggered images whose true `labels` an oracle named: caption only."""
         own = _embed(self.suspect, features, runtime)

@@ -301,7 +301,7 @@ def test_worth_is_what_the_plant_was_proven_to_be(subject, work, planted, runtim
     assert found.recall_1 <= found.recall_5
     assert len(found.clean_hits) == 72
     assert found.clean_accuracy == pytest.approx(sum(found.clean_hits) / 72)
-    assert all(stamped.truth.ne(stamped.target).all() for stamped in on.stamped)
+    assert all(stamped.truth.ne(stamped.target).all() for stamped in on.triggered)
     clean = worth(work.case.anchor, on, runtime)
     assert clean.attack_success <= 0.1
     assert clean.robust_accuracy > 0.7

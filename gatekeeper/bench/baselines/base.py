@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +14,7 @@ from gatekeeper.clip.model import ZeroShot
 from gatekeeper.errors import DetectorError
 from gatekeeper.pipeline.prepare import Prepared, ScanRequest
 from gatekeeper.runtime import Runtime
+from gatekeeper.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,6 +26,7 @@ class Work:
     case: Case
     budget: float  # image passes that the method may make
     include: tuple[str, ...] = ()  # labels that a shortened run looks at in any case
+    scan: Path | None = None  # where ours keeps its scan of the model for later runs
 
     def head(self, runtime: Runtime) -> ZeroShot:
         """Return the suspect's own zero-shot head."""
@@ -79,6 +82,8 @@ class Mended:
     steps: int
     note: str = ""
     offered: bool = True  # False: the method itself says that it is not good enough
+    prompts: Mapping[str, Tensor] = field(default_factory=dict)  # learned ones, where these changed
+    told: Mapping[str, Json] = field(default_factory=dict)  # more, of ours alone
 
 
 @runtime_checkable
