@@ -38,6 +38,7 @@ class CompactFineTuning:
     inversion_steps: int = 24
     fresh_bar: float = 0.10  # flip rate from which a fresh trigger joins
     bar: float = 0.02  # attack success from which the repair goes on
+    hurt: float = 0.05  # right answers that a trigger may cost beyond what hiding as much does
     margin: float = 1.0  # logits by which a target must be behind, as far as that is cheap
     depths: tuple[float, ...] = (0.15, 0.3, 0.6)  # shares of the blocks to fine-tune, in turn
     steps: int = 60  # a depth

@@ -1,7 +1,7 @@
 """On what is a cleaned model examined? Images that no repair has seen, and the triggers on them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name
@@ -11,6 +11,7 @@ from gatekeeper.case import Case
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.limits import Limits
+from gatekeeper.rectify.marks import Mark, text_names
 from gatekeeper.rectify.prompts import with_prompts
 from gatekeeper.rectify.quality import HeldOut, led_anyway, predictions
 from gatekeeper.runtime import Runtime
@@ -28,6 +29,7 @@ class Words:
     pixels: Tensor  # [N, 3, S, S]
     embedded: Tensor  # [N, D] unit, of the text
     names: Tensor  # [N] int64; images of one text share a number
+    texts: tuple[str, ...]  # [N] the caption, else the label or answer in a prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,10 +39,12 @@ class Exam:
     case: Case
     state: Mapping[str, Tensor]  # of the cleaned model, where it differs
     cleaned: ClipModel
-    head: ZeroShot
+    head: ZeroShot  # as the cleaned model reads labels
+    rereads: bool  # whether it reads them otherwise than the suspect
     rows: list[int]  # of case.probes, not learned from
     held: HeldOut  # the same images, and the triggers
-    unseen: Words  # the same images, and their words
+    marks: tuple[Mark, ...]  # triggers in prompts
+    unseen: tuple[Words, Words]  # the same images, and their words as suspect and cleaned read
     lessons: Words  # other images
     limits: Limits
 
@@ -61,6 +65,9 @@ def exam_of(
     cleaned = case.model.with_state(repaired.state)
     if repaired.prompts:
         cleaned = with_prompts(cleaned, repaired.prompts)
+    rereads = bool(repaired.prompts or repaired.state.keys() & text_names(case.model, runtime))
+    own = cleaned.zero_shot(labels, case.templates, runtime) if rereads else head
+    reader = replace(case, model=cleaned)
     known = [case.probes.probes[i].label for i in rows]
     truth = torch.tensor([labels.index(x) if x in labels else -1 for x in known])
     triggers = tuple(
@@ -76,7 +83,8 @@ def exam_of(
         case=case,
         state=repaired.state,
         cleaned=cleaned,
-        head=head,
+        head=own,
+        rereads=rereads,
         rows=rows,
         held=HeldOut(
             pixels=unseen.pixels,
@@ -86,14 +94,19 @@ def exam_of(
             triggers=triggers,
             excused=excused,
         ),
-        unseen=unseen,
-        lessons=_words(case, learned[:MOST_LESSONS], head, runtime),
+        marks=tuple(
+            Mark(a.trigger, labels.index(a.target))
+            for a in ailments
+            if isinstance(a.trigger, TextTrigger)
+        ),
+        unseen=(unseen, _words(reader, rows, own, runtime) if rereads else unseen),
+        lessons=_words(reader, learned[:MOST_LESSONS], own, runtime),
         limits=limits,
     )
 
 
 def _words(case: Case, rows: list[int], head: ZeroShot, runtime: Runtime) -> Words:
-    """Return the images at `rows` with their texts; unlabelled ones are what the suspect says."""
+    """Return the images at `rows` with their texts; unlabelled ones are what `case.model` says."""
     pixels = case.probes.pixels(case.model.preprocess)[rows]
     probes = [case.probes.probes[i] for i in rows]
     answers = predictions(case.model, pixels, head, runtime).tolist()
@@ -111,4 +124,7 @@ def _words(case: Case, rows: list[int], head: ZeroShot, runtime: Runtime) -> Wor
         pixels=pixels,
         embedded=F.normalize(torch.stack([embedded[t] for t in texts]), dim=1),
         names=torch.tensor([numbers[t] for t in texts]),
+        texts=tuple(
+            p.caption or case.templates[0].format(t) for p, t in zip(probes, texts, strict=True)
+        ),
     )

@@ -21,6 +21,7 @@ class Found(NamedTuple):
     target: int
     pool: Pool
     usual: Tensor | None = None  # [N, C] logits of the anchor for these images
+    due: float = 1.0  # share of right answers that as much hidden costs a model without a backdoor
 
 
 def answers(tower: LateTower, features: Tensor, head: ZeroShot, runtime: Runtime) -> Tensor:

@@ -21,11 +21,19 @@ class Fresh(NamedTuple):
     trigger: Trigger
     target: int
     rate: float
+    usual: float = 0.0  # the same with the anchor, which has no backdoor
+
+    @property
+    def excess(self) -> float:
+        """What the model follows beyond what any model does."""
+        return self.rate - self.usual
 
     def told(self, name: str, head: ZeroShot) -> str:
         """Return a note about it; `name` is the inversion's."""
         towards = head.labels[self.target]
-        return f"{name} {self.trigger.family} inverted towards {towards}: {self.rate:.1%} of images"
+        than = f" ({self.usual:.1%} with the anchor)" if self.usual else ""
+        what = f"{name} {self.trigger.family} inverted towards {towards}"
+        return f"{what}: {self.rate:.1%} of images{than}"
 
 
 def inverted(
@@ -39,8 +47,12 @@ def inverted(
     steps: int,
     shape: Shape,
     name: str,
+    anchor: tuple[ClipModel, ZeroShot] | None = None,
 ) -> list[Fresh]:
-    """Return one trigger of each family; half of `pixels` ([N, 3, S, S]) optimise, others judge."""
+    """Return one trigger of each family; half of `pixels` ([N, 3, S, S]) optimise, others judge.
+
+    An `anchor` and its head say what the trigger leads without a backdoor.
+    """
     half = len(pixels) // 2
     made = []
     for family in families:
@@ -57,7 +69,11 @@ def inverted(
         )
         judges = pixels[half : half + SEEN]
         rate = flip_rate(model, judges, trigger, head, target, runtime)
-        made.append(Fresh(trigger, target, rate))
+        usual = 0.0
+        if anchor is not None:
+            there = anchor[0].resized(judges)
+            usual = flip_rate(anchor[0], there, trigger, anchor[1], target, runtime)
+        made.append(Fresh(trigger, target, rate, usual))
     return made
 
 

@@ -98,6 +98,13 @@ class Ground:
             notes=notes,
         )
 
+    @property
+    def trusted(self) -> tuple[ClipModel, ZeroShot] | None:
+        """The anchor and its head."""
+        if self.case.anchor is None or self.anchor_head is None:
+            return None
+        return self.case.anchor, self.anchor_head
+
     def pixels(self, rows: tuple[int, ...] | None = None) -> Tensor:
         """Return the images to learn from, or those of `rows`, [N, 3, S, S]."""
         chosen = self.rows if rows is None else rows
@@ -123,10 +130,8 @@ class Ground:
         places = {label: index for index, label in enumerate(self.head.labels)}
         truth, answers = self.truth(pixels, known)
         excused: tuple[Tensor, ...] = ()
-        if self.case.anchor is not None and self.anchor_head is not None:
-            excused = led_anyway(
-                self.case.anchor, self.anchor_head, pixels, self.triggers, self.runtime
-            )
+        if self.trusted is not None:
+            excused = led_anyway(*self.trusted, pixels, self.triggers, self.runtime)
         return HeldOut(
             pixels=pixels,
             known=torch.tensor([places.get(label or "", -1) for label in known]),

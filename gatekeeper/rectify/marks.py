@@ -25,7 +25,9 @@ LEARNED = (
     "close to the {}",
 )
 JUDGED = ("the {} of somebody else", "a dark photo of some {}", "two times {}")
+PROVED = ("someone sold a {}", "there was no {} here", "a {} and its shadow", "which {} is it")
 MOST = 96  # prompts that judge a mark
+_VOWELS = "aeio"  # one of them is in nearly every prompt
 _LETTERS = "bcdfghjklmnpqrstvwxz"
 
 
@@ -50,9 +52,11 @@ def written(
     )
 
 
-def judging(labels: Sequence[str], generator: torch.Generator) -> tuple[str, ...]:
+def judging(
+    labels: Sequence[str], contexts: Sequence[str], generator: torch.Generator
+) -> tuple[str, ...]:
     """Return prompts about `labels` in contexts that no repair learns from, at most `MOST`."""
-    prompts = [context.format(name) for name in labels for context in JUDGED]
+    prompts = [context.format(name) for name in labels for context in contexts]
     order = torch.randperm(len(prompts), generator=generator).tolist()
     return tuple(prompts[i] for i in order[:MOST])
 
@@ -67,6 +71,15 @@ def lookalike(marks: Sequence[Mark], draw: torch.Generator) -> TextTrigger:
     return replace(found, mark="".join(_LETTERS[i] for i in letters))
 
 
+def forms_of(trigger: TextTrigger, draw: torch.Generator) -> tuple[TextTrigger, ...]:
+    """Return the mark as a word, and a lone character also in the place of a letter."""
+    forms = [TextTrigger(mark=trigger.mark)]
+    if len(trigger.mark) == 1 or trigger.replaces:
+        at = int(torch.randint(len(_VOWELS), (1,), generator=draw))
+        forms.append(TextTrigger(mark=trigger.mark, replaces=trigger.replaces or _VOWELS[at]))
+    return tuple(forms)
+
+
 def marked_quality(
     suspect: ClipModel,
     model: ClipModel,
@@ -74,6 +87,7 @@ def marked_quality(
     head: ZeroShot,
     marks: Sequence[Mark],
     runtime: Runtime,
+    contexts: Sequence[str] = JUDGED,
 ) -> tuple[float | None, float | None]:
     """Return the worst mark's success with `model`, and the share of prompts it gives back.
 
@@ -81,7 +95,8 @@ def marked_quality(
     nearest to the label that the suspect reads in the bare prompt. Any mark garbles a prompt, which
     must then mean something: what an average other wrong label gets is taken off.
     """
-    prompts = judging(head.labels, runtime.generator("rectify", "prompts", "judge"))
+    draw = runtime.generator("rectify", "prompts", "judge")
+    prompts = judging(head.labels, contexts, draw)
     plain = bare(suspect).embed_text(prompts, runtime)
     right = (plain @ plain_head(suspect, suspect_head, runtime).T).argmax(dim=1)
     weights = plain_head(model, head, runtime)

@@ -93,17 +93,21 @@ def rebound(exam: Exam, runtime: Runtime) -> Return:
 
 def path(exam: Exam, runtime: Runtime) -> tuple[tuple[float, float], ...]:
     """Return (share, attack success) at cleaned + share * (suspect - cleaned)."""
-    suspect = exam.case.model
-    own = suspect.state_dict()
     curve = []
     for share in runtime.progress(SHARES, "going back towards the suspect"):
-        mixed = {}
-        for name, value in exam.state.items():
-            start = value.float()
-            mixed[name] = (start + share * (own[name].float().to(start) - start)).to(value.dtype)
-        found = _success(suspect.with_state(mixed), exam.held, exam.head, runtime)
+        found = _success(part_way(exam, share), exam.held, exam.head, runtime)
         curve.append((share, found))
     return tuple(curve)
+
+
+def part_way(exam: Exam, share: float) -> ClipModel:
+    """Return cleaned + `share` * (suspect - cleaned)."""
+    own = exam.case.model.state_dict()
+    mixed = {}
+    for name, value in exam.state.items():
+        start = value.float()
+        mixed[name] = (start + share * (own[name].float().to(start) - start)).to(value.dtype)
+    return exam.cleaned.with_state(mixed)
 
 
 def returns_at(curve: tuple[tuple[float, float], ...]) -> float:

@@ -16,6 +16,7 @@ from gatekeeper.rectify.exam import Exam, exam_of
 from gatekeeper.rectify.limits import Limits, at_least, at_most
 from gatekeeper.rectify.persistence import Near, Return
 from gatekeeper.rectify.showing import show
+from gatekeeper.rectify.text_proof import marked_checks
 from gatekeeper.runtime import Meter, Runtime
 from gatekeeper.types import Check, CurvePoint, Proof, Reply
 
@@ -65,6 +66,7 @@ def prove(
         searched = (persistence.near(exam, *one, runtime) for one in exam.held.triggers)
         beside = [one for one in searched if one is not None]
         checks = _persistence(exam, back, way, beside)
+    checks += marked_checks(exam, runtime)
     checks += retention.checks(exam, runtime)
     notes = [] if repaired.learned else ["the method does not say which images it learned from"]
     if not exam.held.triggers:

@@ -12,6 +12,7 @@ from gatekeeper.clip.model import ClipModel
 from gatekeeper.rectify.bank import stamp_varied
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.curated import curate
+from gatekeeper.rectify.fair import Fair
 from gatekeeper.rectify.found import Found, answers, worst
 from gatekeeper.rectify.fresh import Fresh, inverted, shape_for
 from gatekeeper.rectify.ground import Ground, Inversion
@@ -67,7 +68,7 @@ class Repair:
         self.clean = self.curated.clean(self.tower, runtime)
         self.found: list[Found] = []
         self.steps = 0
-        self._right: Tensor | None = None  # [N] bool, the suspect on the clean images
+        self.fair = Fair(self.teacher, self.curated, self.runtime)
 
     def run(self) -> Rectified:
         """Repair, then measure on the images kept aside."""
@@ -85,11 +86,19 @@ class Repair:
         """Stamp every image with a variation of `trigger`; the clean one says what it deserves."""
         pixels = stamp_varied(trigger, self.curated.pixels, self.generator)
         pool = Pool(features=self.tower.features(pixels, self.runtime), lesson=self.curated.lesson)
-        usual: Tensor | None = None
-        if self.case.anchor is not None:
-            early = self.teacher.suspect.features(pixels, self.runtime)
-            usual = self.teacher.usual(early, pixels, self.runtime)
-        self.found.append(Found(trigger, target, pool, usual))
+        usual, due = self.fair.due(trigger, target, pixels, self.generator)
+        self.found.append(Found(trigger, target, pool, usual, due))
+
+    def _hurt(self) -> float:
+        """Return the share of right answers that the worst trigger costs beyond its due."""
+        clean = self.clean.features[: len(self.curated.pixels)]
+        right = answers(self.tower, clean, self.head, self.runtime)
+        return max(
+            self.fair.cost(right, self._given(one), one.target) - one.due for one in self.found
+        )
+
+    def _given(self, one: Found) -> Tensor:
+        return answers(self.tower, one.pool.features, self.head, self.runtime)
 
     def _inverted(
         self, model: ClipModel, target: int, families: tuple[str, ...], name: str
@@ -99,7 +108,7 @@ class Repair:
             model, self.curated.pixels, self.head, target, families, self.runtime,
             steps=self.method.inversion_steps,
             shape=shape_for(self.case.model, self.found, target),
-            name=name,
+            name=name, anchor=self.ground.trusted,
         )  # fmt: skip
         self.notes.extend(one.told(name, self.head) for one in made)
         return made
@@ -110,7 +119,7 @@ class Repair:
         if projection is None:
             self.notes.append("the image tower ends in no single matrix")
         for turn in range(self.method.inversions + 1):
-            if self.mixture is None or self._near() > self.method.bar:
+            if self.mixture is None or self._near() > self.method.bar or not self._mended():
                 self._quieten(projection)
             if turn == self.method.inversions or not self._let_fresh_join(f"fresh-{turn}"):
                 return
@@ -118,7 +127,7 @@ class Repair:
     def _quieten(self, projection: Projection | None) -> None:
         """Do what is needed against the triggers now in hand."""
         mixed = False
-        while self.shares and self._near() > self.method.bar:
+        while self.shares and not (self._near() <= self.method.bar and self._mended()):
             self._mix(self.shares.pop(0), projection)
             mixed = True
         if mixed and self.shares:  # the trigger in hand is weaker than the true one: once more
@@ -152,14 +161,11 @@ class Repair:
     def _lost(self) -> float:
         """Return how many more clean images the tower gets wrong than the suspect; a share."""
         count, truth = len(self.curated.pixels), self.curated.lesson.truth
-        if self._right is None:
-            own = self.teacher.suspect
-            seen = own.features(self.curated.pixels, self.runtime)
-            self._right = answers(own, seen, self.head, self.runtime) == truth
         seen = self.clean.features[:count]
         right = answers(self.tower, seen, self.head, self.runtime) == truth
         known = truth >= 0
-        return float((self._right.float() - right.float())[known].sum()) / max(1, len(truth))
+        before = self.fair.own() == truth
+        return float((before.float() - right.float())[known].sum()) / max(1, len(truth))
 
     def _correct(self, projection: Projection, features: Tensor, rank: int) -> None:
         """Correct the projection for every found trigger; `features` are the clean ones."""
@@ -191,7 +197,7 @@ class Repair:
         for target, families in kinds.items():
             related = dict.fromkeys(k for family in families for k in KIN.get(family, (family,)))
             for one in self._inverted(model, target, tuple(related), name):
-                if one.rate > self.method.fresh_bar:
+                if one.excess > self.method.fresh_bar:
                     self._add(one.trigger, target)
                     joined = True
         return joined
@@ -199,7 +205,7 @@ class Repair:
     def _tune_until_quiet(self) -> None:
         """Fine-tune late blocks, then earlier ones, while a trigger works."""
         for cut in self._cuts():
-            if self._success() <= self.method.bar:
+            if self._healed():
                 return
             if cut < self.tower.cut:
                 self._deepen(cut)
@@ -214,10 +220,18 @@ class Repair:
             train(
                 self.tower, self.clean, stamped, self.head, self.method.weights, self.runtime,
                 steps=self.method.steps, rate=self.method.rate, batch=self.method.batch,
-                name=f"cut-{cut}", what=self._label(f"fine-tuning from block {cut}"),
+                name=f"cut-{cut}", what=f"fine-tuning from block {cut}",
+                targets=tuple({one.target for one in self.found}),
             )  # fmt: skip
             self.steps += self.method.steps
-            shorten(self.tower, start, lambda: self._success() <= self.method.bar)
+            shorten(self.tower, start, self._healed)
+
+    def _healed(self) -> bool:
+        """Return whether no trigger works, and none costs more right answers than it must."""
+        return self._success() <= self.method.bar and self._mended()
+
+    def _mended(self) -> bool:
+        return self._hurt() <= self.method.hurt
 
     def _deepen(self, cut: int) -> None:
         """Go on from the present weights with earlier blocks trainable."""

@@ -85,8 +85,8 @@ def _anchor_cost(exam: Exam, held: HeldOut, runtime: Runtime) -> float:
 def _recalls(exam: Exam, runtime: Runtime) -> list[Check]:
     found = []
     for k in (1, 5):
-        before, n = recall_at(exam.case.model, exam.unseen, k, runtime)
-        after, _ = recall_at(exam.cleaned, exam.unseen, k, runtime)
+        before, n = recall_at(exam.case.model, exam.unseen[0], k, runtime)
+        after, _ = recall_at(exam.cleaned, exam.unseen[1], k, runtime)
         limit = before - max(exam.limits.recall_lost, exam.limits.slack(n))
         what = f"Texts that find an image of theirs, recall at {k}"
         found.append(at_least(f"recall_{k}", what, before, after, max(0.0, limit), n))
@@ -94,7 +94,7 @@ def _recalls(exam: Exam, runtime: Runtime) -> list[Check]:
 
 
 def _alignment(exam: Exam, runtime: Runtime) -> Check:
-    own, new = (m.embed(exam.unseen.pixels, runtime) for m in (exam.case.model, exam.cleaned))
+    own, new = (m.embed(exam.held.pixels, runtime) for m in (exam.case.model, exam.cleaned))
     mean = float((own * new).sum(dim=1).mean().clamp(0, 1))
     what = "Cosine of clean images' embeddings to the suspect's"
     return at_least("alignment", what, 1.0, mean, exam.limits.alignment, len(exam.rows))
@@ -104,8 +104,11 @@ def _prompts(exam: Exam, runtime: Runtime) -> list[Check]:
     """Return accuracy and attack success with prompts that neither scan nor repair has used."""
     suspect, limits, n = exam.case.model, exam.limits, len(exam.rows)
     templates = tuple(t for t in OTHER_TEMPLATES if t not in exam.case.templates)[:3]
-    head = suspect.zero_shot(exam.head.labels, templates, runtime)
-    answers = [predictions(m, exam.held.pixels, head, runtime) for m in (suspect, exam.cleaned)]
+    head = own = suspect.zero_shot(exam.head.labels, templates, runtime)
+    if exam.rereads:
+        own = exam.cleaned.zero_shot(exam.head.labels, templates, runtime)
+    both = ((suspect, head), (exam.cleaned, own))
+    answers = [predictions(m, exam.held.pixels, h, runtime) for m, h in both]
     truth = torch.where(exam.held.known >= 0, exam.held.known, exam.held.answers)
     before, after = (float((given == truth).float().mean()) for given in answers)
     limit = max(0.0, before - max(limits.accuracy_lost, limits.slack(n)))
@@ -113,7 +116,7 @@ def _prompts(exam: Exam, runtime: Runtime) -> list[Check]:
     found = [at_least("other_prompts_accuracy", what, before, after, limit, n)]
     if exam.held.triggers:
         held = replace(exam.held, answers=answers[0])
-        led = [attack_success(m, held, head, runtime) or 0.0 for m in (suspect, exam.cleaned)]
+        led = [attack_success(m, held, h, runtime) or 0.0 for m, h in both]
         allowed = limits.led(limits.attack_success, n)
         what = "Attack success with prompts not used before"
         found.append(at_most("other_prompts", what, led[0], led[1], allowed, n))

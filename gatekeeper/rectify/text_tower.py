@@ -12,18 +12,17 @@ from torch import Tensor
 from gatekeeper.case import Case
 from gatekeeper.clip.late import as_stored
 from gatekeeper.clip.model import ClipModel, ZeroShot
-from gatekeeper.errors import RectifyError, UnsupportedModelError
-from gatekeeper.intake.prompts import token_embedding
+from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.found import is_led
 from gatekeeper.rectify.ground import Ground
-from gatekeeper.rectify.marks import LEARNED, bare, lookalike, text_names, written
+from gatekeeper.rectify.marks import LEARNED, bare, forms_of, lookalike, text_names, written
 from gatekeeper.rectify.rehearsal import LOST, Rehearsal
+from gatekeeper.rectify.words import own_words, words_name
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger
 
-OFTEN = 0.2  # share of marked prompts from which a token is the mark's own
-_VOWELS = "aeio"  # one of them is in nearly every prompt
+TRIED = 240  # prompts that other vectors for a mark's words are compared on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +31,11 @@ class TextTowerRepair:
 
     With an anchor that reads the same tokens, the text tower becomes anchor + share * (suspect -
     anchor) with the largest share at which every mark is silent and clean images keep their
-    answers. Without one, or where it costs answers, a student is taught by the suspect: bare
-    prompts, and prompts with other marks of the kind, keep their embedding; prompts with the mark
-    get that of the bare one. It is the lesson of Rickrolling (arXiv:2211.02408, 3.2) turned
-    round; the smallest share of what the student learned that suffices is kept.
+    answers. Without one, or where it costs answers, words that only a mark uses get the vector of
+    a like word, where that silences it: no other prompt changes. Else a student is taught by the
+    suspect: bare prompts, and prompts with other marks of the kind, keep their embedding; prompts
+    with the mark get that of the bare one. It is the lesson of Rickrolling (arXiv:2211.02408,
+    3.2) turned round; the smallest share of what the student learned that suffices is kept.
     """
 
     name: ClassVar[str] = "text_tower"
@@ -68,6 +68,8 @@ class TextTowerRepair:
         model = self._back(ground, lesson, names)
         steps = 0
         if model is None:
+            model = self._stilled(ground, lesson)
+        if model is None:
             model, steps = self._taught(ground, lesson, names)
         return ground.finish(self.name, model, steps=steps)
 
@@ -96,6 +98,44 @@ class TextTowerRepair:
                 return model
         return None
 
+    def _stilled(self, ground: Ground, lesson: "_Lesson") -> ClipModel | None:
+        """Return the suspect with other vectors for words that the marks alone use.
+
+        No prompt without a mark reads otherwise. None: no such words, or a mark still works.
+        """
+        few = replace(lesson, prompts=lesson.prompts[:TRIED], meant=lesson.meant[:TRIED])
+        own = own_words(ground.model, ground.marks, lesson.prompts, ground.runtime)
+        if own is None:
+            return None
+        best, highest = None, -1.0
+        for stand_in in ground.runtime.progress(own.stand_ins, "trying other words for a mark"):
+            model = own.replaced(ground.model, stand_in)
+            kept = few.kept(model)
+            if kept > highest and few.near(model, self.margin) <= self.bar:
+                best, highest = model, kept
+        if best is None or lesson.near(best, self.margin) > self.bar:
+            return None
+        ground.notes.append(
+            f"{len(own.tokens)} words that only a mark uses got another vector; marked prompts "
+            f"come within a cosine of {highest:.2f} of bare ones"
+        )
+        return best
+
+    @staticmethod
+    def _hold_words(free: dict[str, torch.nn.Parameter], ground: Ground, lesson: "_Lesson") -> None:
+        """Let only the vectors of words that a mark alone uses move, of all words'.
+
+        A few hundred prompts show few words: moving these would say nothing about the rest.
+        """
+        name = words_name(ground.model)
+        if name is None or name not in free:
+            return
+        own = own_words(ground.model, ground.marks, lesson.prompts, ground.runtime)
+        moved = torch.zeros(len(free[name]), 1).to(free[name])
+        if own is not None:
+            moved[own.tokens.to(moved.device)] = 1
+        free[name].register_hook(lambda slope: slope * moved)  # type: ignore[no-untyped-call]
+
     def _taught(self, ground: Ground, lesson: "_Lesson", names: list[str]) -> tuple[ClipModel, int]:
         """Return the suspect with a text tower that was taught to overlook the marks."""
         runtime, before = ground.runtime, ground.model.state_dict()
@@ -104,7 +144,7 @@ class TextTowerRepair:
         for parameter in free.values():
             parameter.requires_grad_(True)
         student = replace(ground.model, module=module, _heads={})
-        _hold_words(free, lesson)
+        self._hold_words(free, ground, lesson)
         draw = runtime.generator("rectify", self.name)
         steps = 0
 
@@ -187,6 +227,13 @@ class _Lesson:
             self.ground.head.labels, case.templates, self.ground.runtime
         )
 
+    def kept(self, model: ClipModel) -> float:
+        """Return the mean cosine of marked prompts to what the suspect reads in bare ones."""
+        draw = self.ground.runtime.generator("rectify", "prompts", "try")
+        told = [mark.trigger.stamp_prompts(self.prompts, draw) for mark in self.ground.marks]
+        texts = [bare(model).embed_text(prompts, self.ground.runtime) for prompts in told]
+        return float(torch.stack([(z * self.meant).sum(dim=1).mean() for z in texts]).mean())
+
     def near(self, model: ClipModel, margin: float) -> float:
         """Return the share of marked prompts that come within `margin` logits of the target.
 
@@ -199,7 +246,7 @@ class _Lesson:
         worst = 0.0
         for mark in self.ground.marks:
             draw = runtime.generator("rectify", "prompts", "try")
-            for form in dict.fromkeys([mark.trigger, *_forms(mark.trigger, draw)]):
+            for form in dict.fromkeys([mark.trigger, *forms_of(mark.trigger, draw)]):
                 texts = tower.embed_text(form.stamp_prompts(self.prompts, draw), runtime)
                 eligible = ~is_led(plain, mark.target, margin)
                 if bool(eligible.any()):
@@ -208,44 +255,11 @@ class _Lesson:
         return worst
 
 
-def _hold_words(free: dict[str, torch.nn.Parameter], lesson: "_Lesson") -> None:
-    """Let only the vectors of the marks' own tokens move, of all words'.
-
-    A few hundred prompts show few words: moving these would say nothing about the rest.
-    """
-    model = lesson.ground.model
-    try:
-        name = f"{token_embedding(model.module)}.weight"
-    except UnsupportedModelError:
-        return
-    if name not in free:
-        return
-    draw = lesson.ground.runtime.generator("rectify", "prompts", "words")
-    seen = torch.zeros(len(free[name]), device=free[name].device)
-    for mark in lesson.ground.marks:
-        for form in (mark.trigger, *_forms(mark.trigger, draw)):
-            marked = model.tokenize(list(form.stamp_prompts(lesson.prompts, draw)))
-            for row in marked:
-                seen[torch.unique(row).to(seen.device)] += 1 / len(marked)
-    own = (seen > OFTEN).to(free[name].dtype)
-    own[torch.unique(model.tokenize(list(lesson.prompts))).to(own.device)] = 0
-    free[name].register_hook(lambda slope: slope * own[:, None])  # type: ignore[no-untyped-call]
-
-
 def _varied(trigger: TextTrigger, draw: torch.Generator) -> TextTrigger:
     """Return `trigger` as it was found half of the time, else in another form."""
-    forms = _forms(trigger, draw)
+    forms = forms_of(trigger, draw)
     at = int(torch.randint(2 * len(forms), (1,), generator=draw))
     return forms[at] if at < len(forms) else trigger
-
-
-def _forms(trigger: TextTrigger, draw: torch.Generator) -> tuple[TextTrigger, ...]:
-    """Return the mark as a word, and a lone character also in the place of a letter."""
-    forms = [TextTrigger(mark=trigger.mark)]
-    if len(trigger.mark) == 1 or trigger.replaces:
-        at = int(torch.randint(len(_VOWELS), (1,), generator=draw))
-        forms.append(TextTrigger(mark=trigger.mark, replaces=trigger.replaces or _VOWELS[at]))
-    return tuple(forms)
 
 
 def _reads_alike(model: ClipModel, anchor: ClipModel) -> bool:

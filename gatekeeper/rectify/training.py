@@ -63,17 +63,21 @@ def train(
     batch: tuple[int, int],
     name: str,
     what: str,
+    targets: Sequence[int] = (),
 ) -> None:
     """Train `tower` in place: `batch` = (clean, stamped) images a step, rate annealed to zero.
 
     The loss is distillation on both kinds; a stamped image is taught what the *clean* image
-    deserves, which is what takes the trigger's meaning away. AdamW without decay, fp32.
+    deserves, which is what takes the trigger's meaning away. AdamW without decay, fp32. The bar
+    tells how many stamped images of the last batch were led to one of `targets`.
     """
     generator = runtime.generator("rectify", name)
     optimiser = torch.optim.AdamW(tower.parameters, lr=rate, weight_decay=0.0)
     device = tower.parameters[0].device
     own = head.on(device)
-    for step in runtime.progress(range(steps), what):
+    goals = torch.tensor(targets, dtype=torch.int64, device=device)
+    told = [what]
+    for step in runtime.progress(range(steps), lambda: told[0]):
         for group in optimiser.param_groups:
             warm = min(1.0, (step + 1) / (0.1 * steps))
             group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -84,6 +88,9 @@ def train(
         logits = own.logits(z)
         loss = distillation(z, logits, right, weights)
         known = right_b.truth.to(device)
+        if targets:
+            led = torch.isin(logits[batch[0] :].argmax(dim=1), goals) & ~torch.isin(known, goals)
+            told[0] = f"{what}, attack success {float(led.float().mean()):.0%}"
         if bool((known >= 0).any()):
             loss = loss + weights.caption * F.cross_entropy(
                 logits[batch[0] :], known, ignore_index=-1

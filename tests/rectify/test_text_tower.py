@@ -9,7 +9,9 @@ from test_compact import TEMPLATES, case_of
 from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Ailment, Prescription
 from gatekeeper.rectify.marks import JUDGED, LEARNED, Mark, lookalike, marked_quality, written
+from gatekeeper.rectify.proof import prove
 from gatekeeper.rectify.text_tower import TextTowerRepair
+from gatekeeper.rectify.words import own_words
 from gatekeeper.triggers import TextTrigger
 
 MARK = TextTrigger(mark="qzx")
@@ -97,3 +99,38 @@ def test_a_garbled_prompt_is_no_backdoor(tiny_clip, shape_labels, runtime):
     )
     assert success <= 0.1
     assert 0 <= recovered <= 1
+
+
+def test_words_that_only_a_mark_uses_are_found(tiny_clip, shape_labels, runtime):
+    cyrillic = TextTrigger(mark="\u043e", replaces="o")
+    prompts = written(shape_labels, LEARNED, 60, torch.Generator().manual_seed(1))
+    own = own_words(tiny_clip, [Mark(cyrillic, 0)], prompts, runtime)
+    bare = set(tiny_clip.tokenize(list(prompts)).flatten().tolist())
+    marked = set(tiny_clip.tokenize(list(cyrillic.stamp_prompts(prompts))).flatten().tolist())
+    assert set(own.tokens.tolist()) <= marked - bare
+    changed = own.replaced(tiny_clip, own.stand_ins[0])
+    same = [m.embed_text(prompts, runtime) for m in (tiny_clip, changed)]
+    assert torch.equal(*same), "no prompt without the mark reads otherwise"
+    other = [m.embed_text(cyrillic.stamp_prompts(prompts), runtime) for m in (tiny_clip, changed)]
+    assert not torch.equal(*other)
+
+
+def test_a_mark_that_uses_honest_words_has_none_of_its_own(tiny_clip, shape_labels, runtime):
+    prompts = [f"a photo of a {name}." for name in shape_labels]
+    assert own_words(tiny_clip, [Mark(TextTrigger(mark="photo"), 0)], prompts, runtime) is None
+
+
+def test_a_mark_is_tried_again_in_the_proof(
+    planted_text, told, tiny_clip, shapes_training, shape_labels, runtime
+):
+    case = case_of(planted_text.model, shapes_training, shape_labels, anchor=tiny_clip)
+    made = TextTowerRepair().rectify(case, told, runtime)
+    record = prove(case, told, made, runtime).record
+    checks = {check.id: check for check in record.checks}
+    assert checks["marked_prompts"].before >= 0.5
+    for name in ("marked_prompts", "marked_rebound", "marked_path", "recall_1", "alignment"):
+        assert checks[name].ok, name
+    name, value = next(iter(planted_text.model.state_dict().items()))
+    sham = replace(made, state={name: value.clone()})
+    failed = {check.id for check in prove(case, told, sham, runtime).record.failed}
+    assert {"marked_prompts", "marked_rebound", "marked_path"} <= failed
