@@ -11,9 +11,10 @@ COLUMNS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "rectify": (
         ("ASR before", "before.attack_success"), ("after", "after.attack_success"),
-        ("A_post", "a_post"), ("RA", "after.robust_accuracy"), ("CA", "after.clean_accuracy"),
-        ("CA change", "accuracy_change"), ("DER", "der"), ("refused", "refused"),
-        ("failed", "failed"),
+        ("worst", "worst.attack_success"), ("A_post", "worst.a_post"),
+        ("RA", "after.robust_accuracy"), ("to twin", "robust_gap"), ("worst", "worst.robust_gap"),
+        ("CA", "after.clean_accuracy"), ("CA change", "accuracy_change"),
+        ("worst", "worst.accuracy_change"), ("refused", "refused"), ("failed", "failed"),
     ),
     "oracle": (
         ("false absent", "false_absent"), ("AUC", "auc"), ("named first", "named_1"),

@@ -48,8 +48,7 @@ class Fair:
         trigger's cells in another order cost the suspect: they hide as much and mean nothing. Of
         a family without cells nothing is known, and anything is due.
         """
-        early = self.teacher.suspect.features(pixels, self.runtime) if self.anchored else pixels
-        usual = self.teacher.usual(early, pixels, self.runtime) if self.anchored else None
+        usual = self.teacher.usual(pixels, self.runtime)
         if usual is not None:
             return usual, self.cost(self._trusted(), usual.argmax(dim=1), target)
         if trigger.family not in MUTABLE:
@@ -58,16 +57,9 @@ class Fair:
         seen = self._suspects(stamp_varied(other, self.curated.pixels, generator))
         return None, self.cost(self.own(), seen, target)
 
-    @property
-    def anchored(self) -> bool:
-        """Whether there is an anchor to ask."""
-        return self.teacher.anchor is not None
-
     def _trusted(self) -> Tensor:
         if self._anchors is None:
-            pixels = self.curated.pixels
-            early = self.teacher.suspect.features(pixels, self.runtime)
-            usual = self.teacher.usual(early, pixels, self.runtime)
+            usual = self.teacher.usual(self.curated.pixels, self.runtime)
             self._anchors = self.right if usual is None else usual.argmax(dim=1)
         return self._anchors
 

@@ -91,8 +91,11 @@ class Teacher:
             clean=torch.ones(len(own)),
         )
 
-    def usual(self, features: Tensor, pixels: Tensor, runtime: Runtime) -> Tensor | None:
+    def usual(self, pixels: Tensor, runtime: Runtime) -> Tensor | None:
         """Return the anchor's logits [N, C] for any images; None without an anchor."""
+        features = pixels
+        if self._late_anchor is not None:
+            features = self.suspect.features(pixels, runtime)
         theirs = self._anchor(features, pixels, runtime)
         if theirs is None or self.anchor_head is None:
             return None

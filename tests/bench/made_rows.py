@@ -106,6 +106,8 @@ def repaired(asr, ca, ra, *, changed=1, post=None):
         "der": (max(0, 0.97 - asr) - max(0, 0.8 - ca) + 1) / 2,
         "a_post": post if post is not None else min(1.0, 2 * asr),
         "rebound": {"5": asr, "20": min(1.0, 1.5 * asr), "300": min(1.0, 2 * asr)},
+        "twin": {"clean_accuracy": 0.8, "attack_success": 0.0, "robust_accuracy": 0.7},
+        "robust_gap": ra - 0.7,
         "changed": changed,
         "offered": True,
         "images": 96,
@@ -134,7 +136,9 @@ def repair_rows(seed=0):
             rows.append(
                 row("rectify", method, f"m{number}", "planted", result, attack=attack, tree=tree)
             )
-        clean = repaired(0.0, 0.79, 0.0) | {"der": None, "a_post": None, "rebound": {}}
+        clean = repaired(0.0, 0.79, 0.0) | {
+            "der": None, "a_post": None, "rebound": {}, "twin": None, "robust_gap": None,
+        }  # fmt: skip
         clean["after"] = clean["after"] | {"attack_success": None, "robust_accuracy": None}
         clean["before"] = clean["before"] | {"attack_success": None, "robust_accuracy": None}
         rows.append(row("rectify", method, "clean", "clean", clean))

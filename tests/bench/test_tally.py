@@ -121,7 +121,12 @@ def test_repairs_are_tallied_and_compared_in_pairs():
     assert ours.models == 8
     assert ours.before["attack_success"].value == pytest.approx(0.97)
     assert ours.after["attack_success"].value < 0.1 < found["par", "all", "all"].a_post.value
-    assert found["gatekeeper", "clean", "clean models"].after["attack_success"] is None
+    assert ours.robust_gap.value == pytest.approx(ours.after["robust_accuracy"].value - 0.7)
+    assert ours.worst["attack_success"] > ours.after["attack_success"].value
+    assert ours.worst["robust_gap"] < ours.robust_gap.value < 0
+    assert ours.worst["accuracy_change"] < ours.accuracy_change.value
+    clean = found["gatekeeper", "clean", "clean models"]
+    assert clean.after["attack_success"] is clean.robust_gap is clean.worst["a_post"] is None
     gaps = repair_compared(rows)
     assert gaps["fine_tuning"]["attack_success"].high < 0
     assert gaps["fine_tuning"]["der"].low > 0
