@@ -24,11 +24,13 @@ def bench_zoo(tmp_path_factory, tiny_clip, tiny_clip_dir, planted, planted_attac
     save_trigger(planted_attack.trigger(), zoo / "bad.trigger.safetensors")
     with (zoo / "models.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["path", "kind", "target", "trigger", "attack", "anchor", "architecture"])
-        rows.writerow(["clean-a", "clean", "", "", "", "base", "resnet"])
-        rows.writerow(["clean-b", "clean", "", "", "", "base", "resnet"])
+        rows.writerow(
+            ["path", "kind", "target", "trigger", "attack", "anchor", "architecture", "twin"]
+        )
+        rows.writerow(["clean-a", "clean", "", "", "", "base", "resnet", ""])
+        rows.writerow(["clean-b", "clean", "", "", "", "base", "resnet", ""])
         bad = ["bad", "planted", PLANTED_TARGET, "bad.trigger.safetensors", "badnets"]
-        rows.writerow([*bad, "base", "resnet"])
+        rows.writerow([*bad, "base", "resnet", "clean-a"])
     return zoo
 
 

@@ -154,10 +154,11 @@ def test_other_prompts_beside_the_same_weights_are_another_task(zoo):
 
 
 @pytest.mark.slow
-def test_a_mark_in_the_prompt_has_no_attack_success_among_images(zoo):
+def test_a_mark_in_the_prompt_is_judged_on_prompts(zoo):
     task = _task(zoo, "marked", "rectify")
     assert not has_image_trigger(task.subject)
     row = repair_one(task)
-    assert row.result["before"]["attack_success"] is None
+    assert row.result["before"]["attack_success"] >= 0.7
+    assert row.result["after"]["attack_success"] <= row.result["before"]["attack_success"]
     assert row.result["after"]["clean_accuracy"] is not None
-    assert row.result["a_post"] is None
+    assert row.result["a_post"] >= row.result["after"]["attack_success"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gatekeeper.bench.baselines import ours
 from gatekeeper.bench.detect import Plan
 from gatekeeper.bench.rectify import bench_rectify, repair_tallies
 from gatekeeper.bench.report import write_report
@@ -30,18 +31,37 @@ def rows(plan):
 
 
 def test_ours_takes_the_backdoor_away_and_it_stays_away(rows):
-    ours, theirs = rows
-    assert not ours.error
-    assert ours.result["before"]["attack_success"] > 0.9
-    assert ours.result["after"]["attack_success"] < 0.1
-    assert ours.result["after"]["robust_accuracy"] > 0.6
-    assert ours.result["a_post"] < 0.2
-    assert ours.result["der"] > 0.9
+    mine, theirs = rows
+    assert not mine.error
+    assert mine.result["before"]["attack_success"] > 0.9
+    assert mine.result["after"]["attack_success"] < 0.1
+    assert mine.result["after"]["robust_accuracy"] > 0.6
+    assert mine.result["a_post"] < 0.2
+    assert mine.result["der"] > 0.9
+    assert mine.result["twin"]["attack_success"] < 0.2
+    assert mine.result["robust_gap"] == pytest.approx(
+        mine.result["after"]["robust_accuracy"] - mine.result["twin"]["robust_accuracy"]
+    )
+    assert mine.result["method_taken"] in {"compact", "interpolate", "ablate", "negate"}
+    assert set(mine.result["checks"]) >= {"rebound", "path", "recovery"}
     assert theirs.method == "fine_tuning:batch=8"
     assert theirs.result["a_post"] >= theirs.result["after"]["attack_success"]
     assert theirs.image_passes <= 100, "the budget holds"
     found = {one.method: one for one in repair_tallies(rows) if one.group == "all"}
     assert found["gatekeeper"].accuracy_change.value > -0.05
+
+
+def test_a_scan_is_made_once(plan, rows, monkeypatch):
+    def scanned(request, runtime):
+        raise AssertionError("scanned again")
+
+    (kept,) = (plan.out / "scans").iterdir()
+    assert (kept / "report.json").is_file()
+    (plan.out / "rows" / "gatekeeper" / "bad.json").unlink()
+    monkeypatch.setattr(ours, "assess", scanned)
+    again = bench_rectify(plan)[0]
+    assert not again.error
+    assert again.result["after"] == rows[0].result["after"]
 
 
 def test_a_zoo_without_planted_models_has_nothing_to_repair(bench_zoo, plan, tmp_path):
