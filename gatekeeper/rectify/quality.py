@@ -119,6 +119,20 @@ def attack_success(
     return max((_mean(one.given == one.target) for one in replies), default=None)
 
 
+def pays(before: Quality, after: Quality) -> bool:
+    """Return whether more true labels came back under the trigger, and no clean answer was lost."""
+    back = (after.recovered_accuracy or 0.0) - (before.recovered_accuracy or 0.0)
+    kept = [
+        (old, new)
+        for old, new in (
+            (before.clean_accuracy, after.clean_accuracy),
+            (before.agreement, after.agreement if before.clean_accuracy is None else None),
+        )
+        if old is not None and new is not None
+    ]
+    return back > 0 and all(new >= old for old, new in kept)
+
+
 def paired(before: Tensor, after: Tensor) -> Paired:
     """Return mean(`after` - `before`) over the same images ([N] bool) with a normal interval."""
     difference = after.float() - before.float()

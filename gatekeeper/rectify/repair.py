@@ -25,8 +25,9 @@ from gatekeeper.rectify.projection import (
     hidden,
     matrix_of,
 )
+from gatekeeper.rectify.quality import HeldOut, pays
 from gatekeeper.rectify.teacher import Teacher
-from gatekeeper.rectify.training import Pool, shorten, train
+from gatekeeper.rectify.training import Pool, put, shorten, train
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
@@ -77,7 +78,7 @@ class Repair:
         held = self.ground.held()
         if self.found:
             self._correct_until_quiet()
-            self._tune_until_quiet()
+            self._tune_until_quiet(held)
         return self.ground.finish(
             self.method.name, self.tower.model(), steps=self.steps, held=held, against=self.found
         )
@@ -202,11 +203,17 @@ class Repair:
                     joined = True
         return joined
 
-    def _tune_until_quiet(self) -> None:
-        """Fine-tune late blocks, then earlier ones, while a trigger works."""
-        for cut in self._cuts():
-            if self._healed():
+    def _tune_until_quiet(self, held: HeldOut) -> None:
+        """Fine-tune late blocks, then earlier ones, while a trigger works.
+
+        Where none does but one costs too many right answers, the latest blocks alone are trained,
+        and that is kept only where it pays on the images kept aside.
+        """
+        for place, cut in enumerate(self._cuts()):
+            quiet = self._success() <= self.method.bar
+            if quiet and (place > 0 or self._mended()):
                 return
+            before = self.ground.quality(self.tower.model(), held) if quiet else None
             if cut < self.tower.cut:
                 self._deepen(cut)
             stamped = self.curated.stocked(
@@ -225,6 +232,9 @@ class Repair:
             )  # fmt: skip
             self.steps += self.method.steps
             shorten(self.tower, start, self._healed)
+            if before and not pays(before, self.ground.quality(self.tower.model(), held)):
+                self.notes.append("fine-tuning for the labels under the trigger did not pay")
+                put(self.tower, start)
 
     def _healed(self) -> bool:
         """Return whether no trigger works, and none costs more right answers than it must."""

@@ -108,11 +108,16 @@ def shorten(tower: LateTower, start: Sequence[Tensor], suffices: Callable[[], bo
     """
     end = [p.detach().clone() for p in tower.parameters]
     for fraction in FRACTIONS:
-        with torch.no_grad():
-            for p, a, b in zip(tower.parameters, start, end, strict=True):
-                p.copy_(a + fraction * (b - a))
+        put(tower, [a + fraction * (b - a) for a, b in zip(start, end, strict=True)])
         if suffices():
             return
+
+
+def put(tower: LateTower, values: Sequence[Tensor]) -> None:
+    """Make `values` the parameters of `tower`."""
+    with torch.no_grad():
+        for parameter, value in zip(tower.parameters, values, strict=True):
+            parameter.copy_(value)
 
 
 def distillation(z: Tensor, logits: Tensor, right: Lesson, weights: Weights) -> Tensor:

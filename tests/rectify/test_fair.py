@@ -7,9 +7,10 @@ import torch
 from test_compact import TEMPLATES, case_of, prescribe
 
 from gatekeeper.rectify.compact import CompactFineTuning
-from gatekeeper.rectify.quality import HeldOut, attack_success, led_anyway, predictions
+from gatekeeper.rectify.quality import HeldOut, attack_success, led_anyway, pays, predictions
 from gatekeeper.rectify.repair import Repair
 from gatekeeper.triggers import Warp
+from gatekeeper.types import Quality
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +60,16 @@ def test_a_trigger_may_cost_what_hiding_as_much_costs(
     pixels = repair.curated.pixels
     strange = repair.fair.due(Warp(field=torch.zeros(2, 5, 5)), 0, pixels, repair.generator)
     assert strange[1] == pytest.approx(0, abs=0.05), "a warp that moves nothing costs nothing"
+
+
+def test_training_pays_where_labels_come_back_and_no_clean_answer_goes():
+    def worth(clean, back, agreement=1.0):
+        return Quality(
+            clean_accuracy=clean, attack_success=0.0, recovered_accuracy=back,
+            agreement=agreement, rebound=None,
+        )  # fmt: skip
+
+    assert pays(worth(0.9, 0.6), worth(0.9, 0.7, agreement=0.8))
+    assert not pays(worth(0.9, 0.6), worth(0.88, 0.9))
+    assert not pays(worth(0.9, 0.6), worth(0.95, 0.6))
+    assert not pays(worth(None, 0.6), worth(None, 0.7, agreement=0.8))
