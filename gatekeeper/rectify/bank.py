@@ -39,6 +39,10 @@ def vary(trigger: Trigger, limit: int, generator: torch.Generator) -> Trigger:
     fire nowhere else, so it is moved a little: elsewhere it would teach nothing. One in three is
     the trigger itself. A family not known here is left as it is.
     """
+    if members := getattr(trigger, "members", ()):  # several patterns at once: each for itself
+        each = tuple(vary(member, limit, generator) for member in members)
+        several: Trigger = replace(trigger, members=each)  # type: ignore[type-var]
+        return several
     draw = float(torch.rand(1, generator=generator))
     if draw < 1 / 3:
         return trigger

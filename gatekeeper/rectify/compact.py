@@ -8,6 +8,7 @@ from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.repair import Repair
 from gatekeeper.rectify.training import Weights
 from gatekeeper.runtime import Runtime
+from gatekeeper.triggers.invert import RATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class CompactFineTuning:
     keep: float = 3.0  # the correction's weight of clean features
     ridge: float = 10.0  # the correction's weight against change
     inversions: int = 2  # rounds of fresh triggers that may join
-    families: tuple[str, ...] = ("patch", "blend")  # tried where a target has no trigger
+    families: tuple[str, ...] = tuple(RATES)  # tried where a target has no trigger
     inversion_steps: int = 24
     fresh_bar: float = 0.10  # flip rate from which a fresh trigger joins
     bar: float = 0.02  # attack success from which the repair goes on

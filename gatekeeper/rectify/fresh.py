@@ -10,7 +10,7 @@ from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.found import Found
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Patch, Trigger
-from gatekeeper.triggers.invert import Shape, flip_rate, invert
+from gatekeeper.triggers.invert import RATES, Shape, flip_rate, invert
 
 SEEN = 48  # images that judge an inverted trigger
 
@@ -34,6 +34,12 @@ class Fresh(NamedTuple):
         than = f" ({self.usual:.1%} with the anchor)" if self.usual else ""
         what = f"{name} {self.trigger.family} inverted towards {towards}"
         return f"{what}: {self.rate:.1%} of images{than}"
+
+
+def families_of(trigger: Trigger) -> tuple[str, ...]:
+    """Return the families that a trigger is made of, as far as these can be inverted."""
+    members = getattr(trigger, "members", ()) or (trigger,)
+    return tuple(dict.fromkeys(one.family for one in members if one.family in RATES))
 
 
 def inverted(

@@ -18,7 +18,7 @@ from gatekeeper.rectify.quality import HeldOut, led_anyway, measure
 from gatekeeper.rectify.teacher import truth_of
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger, Trigger
-from gatekeeper.triggers.invert import Shape
+from gatekeeper.triggers.invert import RATES, Shape
 from gatekeeper.types import Quality
 
 IMAGES = 256  # at most; clean probes learned from and measured on
@@ -29,7 +29,7 @@ HELD_OUT = 0.25  # share of them kept for measuring
 class Inversion:
     """How a trigger is made towards a target that was named without one."""
 
-    families: tuple[str, ...] = ("patch", "blend")
+    families: tuple[str, ...] = tuple(RATES)
     steps: int = 24
     bar: float = 0.10  # flip rate from which it counts as one
 

