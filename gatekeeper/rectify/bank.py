@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
+from gatekeeper.triggers import Additive, Blend, Colour, Composite, Patch, Trigger, Warp
 
 SCALES = (0.7, 1.3)  # of a patch's side, an overlay's opacity, a warp's reach (repair section 11)
 REACH = 0.04  # of the image's side: how far a patch found at one place is moved
@@ -39,10 +39,8 @@ def vary(trigger: Trigger, limit: int, generator: torch.Generator) -> Trigger:
     fire nowhere else, so it is moved a little: elsewhere it would teach nothing. One in three is
     the trigger itself. A family not known here is left as it is.
     """
-    if members := getattr(trigger, "members", ()):  # several patterns at once: each for itself
-        each = tuple(vary(member, limit, generator) for member in members)
-        several: Trigger = replace(trigger, members=each)  # type: ignore[type-var]
-        return several
+    if isinstance(trigger, Composite):  # several patterns at once: each for itself
+        return Composite(members=tuple(vary(one, limit, generator) for one in trigger.members))
     draw = float(torch.rand(1, generator=generator))
     if draw < 1 / 3:
         return trigger
@@ -136,8 +134,17 @@ def _jittered(pattern: Tensor, generator: torch.Generator) -> Tensor:
     return (pattern + noise + shift).clamp(0, 1)
 
 
-def scrambled(trigger: Trigger, runtime: Runtime) -> Trigger:
-    """Return `trigger` with its cells in another order: as much of the image hidden, no meaning."""
+def scrambled(trigger: Trigger, runtime: Runtime) -> Trigger | None:
+    """Return `trigger` with its cells in another order: as much of the image hidden, no meaning.
+
+    None: a family that has no cells.
+    """
+    if isinstance(trigger, Composite):
+        each = [scrambled(one, runtime) for one in trigger.members]
+        known = tuple(one for one in each if one is not None)
+        return Composite(members=known) if len(known) == len(each) else None
+    if trigger.family not in MUTABLE:
+        return None
     name = MUTABLE[trigger.family]
     value: Tensor = getattr(trigger, name)
     rest = torch.eye(3, 4) if trigger.family == "colour" else torch.zeros(1)

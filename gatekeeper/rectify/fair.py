@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gatekeeper.rectify.bank import MUTABLE, scrambled, stamp_varied
+from gatekeeper.rectify.bank import scrambled, stamp_varied
 from gatekeeper.rectify.curated import Curated
 from gatekeeper.rectify.found import answers
 from gatekeeper.rectify.teacher import Teacher
@@ -51,9 +51,9 @@ class Fair:
         usual = self.teacher.usual(pixels, self.runtime)
         if usual is not None:
             return usual, self.cost(self._trusted(), usual.argmax(dim=1), target)
-        if trigger.family not in MUTABLE:
-            return None, 1.0
         other = scrambled(trigger, self.runtime)
+        if other is None:
+            return None, 1.0
         seen = self._suspects(stamp_varied(other, self.curated.pixels, generator))
         return None, self.cost(self.own(), seen, target)
 

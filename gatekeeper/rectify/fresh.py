@@ -9,7 +9,7 @@ from torch import Tensor
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.found import Found
 from gatekeeper.runtime import Runtime
-from gatekeeper.triggers import Patch, Trigger
+from gatekeeper.triggers import Composite, Patch, Trigger
 from gatekeeper.triggers.invert import RATES, Shape, flip_rate, invert
 
 SEEN = 48  # images that judge an inverted trigger
@@ -38,7 +38,7 @@ class Fresh(NamedTuple):
 
 def families_of(trigger: Trigger) -> tuple[str, ...]:
     """Return the families that a trigger is made of, as far as these can be inverted."""
-    members = getattr(trigger, "members", ()) or (trigger,)
+    members = trigger.members if isinstance(trigger, Composite) else (trigger,)
     return tuple(dict.fromkeys(one.family for one in members if one.family in RATES))
 
 

@@ -122,9 +122,10 @@ def near(exam: Exam, trigger: Trigger, target: int, runtime: Runtime) -> Near | 
     scrambled copy of the trigger says what such a change does to a model without a backdoor: only
     what exceeds it counts. None: a family without a pattern.
     """
-    if trigger.family not in MUTABLE:
+    other = scrambled(trigger, runtime)
+    if trigger.family not in MUTABLE or other is None:
         return None
-    starts = {"near": trigger, "usual": scrambled(trigger, runtime)}
+    starts = {"near": trigger, "usual": other}
     found = {name: _descend(exam, start, target, runtime, name) for name, start in starts.items()}
     rates = {
         name: _success(exam.cleaned, exam.held.under(one, target), exam.head, runtime)

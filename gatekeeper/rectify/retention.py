@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from gatekeeper.clip.model import ClipModel, ZeroShot
-from gatekeeper.rectify.bank import MUTABLE, scrambled
+from gatekeeper.rectify.bank import scrambled
 from gatekeeper.rectify.exam import Exam, Words
 from gatekeeper.rectify.limits import at_least, at_most
 from gatekeeper.rectify.quality import HeldOut, attack_success, predictions, under_triggers
@@ -47,8 +47,8 @@ def _recovery(exam: Exam, runtime: Runtime) -> Check:
         cost = _cost(exam.cleaned, one, exam.head, runtime)
         if exam.case.anchor is not None:
             fair = _anchor_cost(exam, one, runtime)
-        elif trigger.family in MUTABLE:
-            other = exam.held.under(scrambled(trigger, runtime), target)
+        elif (cells := scrambled(trigger, runtime)) is not None:
+            other = exam.held.under(cells, target)
             fair = min(_cost(m, other, exam.head, runtime) for m in (exam.case.model, exam.cleaned))
         else:
             fair = 0.0

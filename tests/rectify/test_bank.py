@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from gatekeeper.rectify.bank import stamp_stock, stamp_varied, vary
-from gatekeeper.triggers import Additive, Blend, Colour, Patch, Warp
+from gatekeeper.rectify.bank import scrambled, stamp_stock, stamp_varied, vary
+from gatekeeper.rectify.fresh import families_of
+from gatekeeper.triggers import Additive, Blend, Colour, Composite, Patch, TextTrigger, Warp
 
 FAMILIES = [
     Patch(pixels=torch.full((3, 8, 8), 0.5), place=[2, 3]),
@@ -12,6 +13,7 @@ FAMILIES = [
     Additive(delta=torch.full((3, 4, 4), 0.1)),
     Warp(field=torch.full((2, 5, 5), 0.1)),
     Colour(matrix=torch.eye(3, 4) * 0.9),
+    Composite(members=(Blend(pattern=torch.full((3, 4, 4), 0.5)), Colour(matrix=torch.eye(3, 4)))),
 ]
 
 
@@ -80,3 +82,15 @@ def test_stock_gives_every_image_a_pattern_of_its_own(kind):
     assert len({round(float(c), 4) for c in changes}) == len(changes)
     assert float(out.min()) >= 0
     assert float(out.max()) <= 1
+
+
+def test_several_patterns_are_scrambled_and_inverted_each_for_itself(runtime):
+    both = Composite(members=(Patch(pixels=torch.rand(3, 4, 4)), Warp(field=torch.rand(2, 5, 5))))
+    assert families_of(both) == ("patch", "warp")
+    other = scrambled(both, runtime)
+    for own, new in zip(both.members, other.members, strict=True):
+        ((_, a),), ((_, b),) = (one.tensors().items() for one in (own, new))
+        assert not torch.equal(a, b)
+        assert torch.allclose(a.flatten(1).sort().values, b.flatten(1).sort().values)
+    assert families_of(TextTrigger(mark="x")) == ()
+    assert scrambled(TextTrigger(mark="x"), runtime) is None
