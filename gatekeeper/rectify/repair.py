@@ -154,7 +154,8 @@ class Repair:
         if not self.mixture.after(self.tower):
             self._see_again()
         lost = self._lost()
-        if lost > max(self.method.mixed_loss, 2 / len(self.rows)):
+        bearable = 0.0 if self.blind else max(self.method.mixed_loss, 2 / len(self.rows))
+        if lost > bearable:  # blindly, nothing is paid: it may be a false alarm
             self.tower, self.clean, self.found = earlier
             self.shares = []
             self.notes.append(f"the anchor was not mixed in: {lost:.1%} of clean answers lost")
