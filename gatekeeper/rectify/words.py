@@ -14,6 +14,7 @@ from gatekeeper.rectify.marks import Mark, forms_of, lookalike
 from gatekeeper.runtime import Runtime
 
 ALIKE = 12  # other marks of the kind; what these use as well is not a mark's own
+OFTEN = 0.02  # of marked prompts that hold a word; a rarer one is a piece of another word
 STAND_INS = 8  # vectors that are tried, beside their mean
 
 
@@ -56,15 +57,16 @@ def own_words(
     draw = runtime.generator("rectify", "prompts", "words")
     count = len(model.state_dict()[name])
 
-    def used(texts: Sequence[str]) -> Tensor:
-        seen = torch.zeros(count, dtype=torch.bool)
-        seen[torch.unique(model.tokenize(list(texts)).cpu())] = True
-        return seen
+    def used(texts: Sequence[str], often: float = 0.0) -> Tensor:
+        seen = torch.zeros(count)
+        for row in model.tokenize(list(texts)).cpu():
+            seen[torch.unique(row)] += 1 / len(texts)
+        return seen > often
 
     plain, marked, alike = used(prompts), torch.zeros(count, dtype=torch.bool), []
     for mark in marks:
         for form in dict.fromkeys([mark.trigger, *forms_of(mark.trigger, draw)]):
-            marked |= used(form.stamp_prompts(prompts, draw))
+            marked |= used(form.stamp_prompts(prompts, draw), OFTEN)
     for _ in range(ALIKE):
         other = lookalike(marks, draw)
         forms = dict.fromkeys([other, *forms_of(other, draw)])
