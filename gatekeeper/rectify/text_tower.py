@@ -18,10 +18,11 @@ from gatekeeper.rectify.found import is_led
 from gatekeeper.rectify.ground import Ground
 from gatekeeper.rectify.marks import LEARNED, bare, forms_of, lookalike, text_names, written
 from gatekeeper.rectify.rehearsal import LOST, Rehearsal
-from gatekeeper.rectify.words import own_words, words_name
+from gatekeeper.rectify.words import marked_words, own_words, words_name
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import TextTrigger
 
+OFTEN = 0.2  # share of marked prompts from which a word moves while the student learns
 TRIED = 240  # prompts that other vectors for a mark's words are compared on
 
 
@@ -130,10 +131,9 @@ class TextTowerRepair:
         name = words_name(ground.model)
         if name is None or name not in free:
             return
-        own = own_words(ground.model, ground.marks, lesson.prompts, ground.runtime)
+        own = marked_words(ground.model, ground.marks, lesson.prompts, OFTEN, ground.runtime)
         moved = torch.zeros(len(free[name]), 1).to(free[name])
-        if own is not None:
-            moved[own.tokens.to(moved.device)] = 1
+        moved[own.to(moved.device)] = 1
         free[name].register_hook(lambda slope: slope * moved)  # type: ignore[no-untyped-call]
 
     def _taught(self, ground: Ground, lesson: "_Lesson", names: list[str]) -> tuple[ClipModel, int]:

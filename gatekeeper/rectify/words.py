@@ -43,6 +43,21 @@ def words_name(model: ClipModel) -> str | None:
     return name if name in model.state_dict() else None
 
 
+def marked_words(
+    model: ClipModel, marks: Sequence[Mark], prompts: Sequence[str], often: float, runtime: Runtime
+) -> Tensor:
+    """Return the rows of the word table, [T] int64, that marked `prompts` read and bare ones not.
+
+    `often` is the least share of the prompts with a mark, in any of its forms, that read a row.
+    """
+    draw = runtime.generator("rectify", "prompts", "words")
+    marked = torch.zeros(_rows(model), dtype=torch.bool)
+    for mark in marks:
+        for form in dict.fromkeys([mark.trigger, *forms_of(mark.trigger, draw)]):
+            marked |= _used(model, form.stamp_prompts(prompts, draw)) > often
+    return (marked & (_used(model, prompts) == 0)).nonzero().flatten()
+
+
 def own_words(
     model: ClipModel, marks: Sequence[Mark], prompts: Sequence[str], runtime: Runtime
 ) -> OwnWords | None:
@@ -54,30 +69,31 @@ def own_words(
     name = words_name(model)
     if name is None:
         return None
-    draw = runtime.generator("rectify", "prompts", "words")
-    count = len(model.state_dict()[name])
-
-    def used(texts: Sequence[str], often: float = 0.0) -> Tensor:
-        seen = torch.zeros(count)
-        for row in model.tokenize(list(texts)).cpu():
-            seen[torch.unique(row)] += 1 / len(texts)
-        return seen > often
-
-    plain, marked, alike = used(prompts), torch.zeros(count, dtype=torch.bool), []
-    for mark in marks:
-        for form in dict.fromkeys([mark.trigger, *forms_of(mark.trigger, draw)]):
-            marked |= used(form.stamp_prompts(prompts, draw), OFTEN)
+    draw = runtime.generator("rectify", "prompts", "alike")
+    alike = torch.zeros(_rows(model), dtype=torch.bool)
     for _ in range(ALIKE):
         other = lookalike(marks, draw)
-        forms = dict.fromkeys([other, *forms_of(other, draw)])
-        alike.append(used([x for form in forms for x in form.stamp_prompts(prompts, draw)]))
-    others = torch.stack(alike).any(dim=0)
-    own = marked & ~plain & ~others
-    theirs = (others & ~plain & ~marked).nonzero().flatten()
-    if not own.any() or len(theirs) == 0:
+        for form in dict.fromkeys([other, *forms_of(other, draw)]):
+            alike |= _used(model, form.stamp_prompts(prompts, draw)) > 0
+    marked = marked_words(model, marks, prompts, OFTEN, runtime)
+    own = marked[~alike[marked]]
+    alike[marked] = False
+    theirs = (alike & (_used(model, prompts) == 0)).nonzero().flatten()
+    if len(own) == 0 or len(theirs) == 0:
         return None
     vectors = model.state_dict()[name].float().cpu()[theirs]
     chosen = vectors[torch.randperm(len(vectors), generator=draw)[:STAND_INS]]
-    return OwnWords(
-        name=name, tokens=own.nonzero().flatten(), stand_ins=(vectors.mean(dim=0), *chosen)
-    )
+    return OwnWords(name=name, tokens=own, stand_ins=(vectors.mean(dim=0), *chosen))
+
+
+def _rows(model: ClipModel) -> int:
+    name = words_name(model)
+    return 0 if name is None else len(model.state_dict()[name])
+
+
+def _used(model: ClipModel, texts: Sequence[str]) -> Tensor:
+    """Return the share of `texts` that read each row of the word table, [rows]."""
+    seen = torch.zeros(_rows(model))
+    for row in model.tokenize(list(texts)).cpu():
+        seen[torch.unique(row)] += 1 / len(texts)
+    return seen

@@ -53,20 +53,6 @@ def test_with_an_anchor_the_text_tower_goes_back(
     assert made.after.clean_accuracy >= made.before.clean_accuracy - 0.05
 
 
-def test_without_an_anchor_words_of_the_mark_get_another_vector(
-    planted_text, told, shapes_training, shape_labels, runtime
-):
-    case = case_of(planted_text.model, shapes_training, shape_labels)
-    made = TextTowerRepair(prompts=200).rectify(case, told, runtime)
-    cured = planted_text.model.with_state(made.state)
-    assert led(cured, shape_labels, planted_text.target, runtime) <= 0.1
-    assert set(made.state) == {"token_embedding.weight"}
-    assert made.steps == 0
-    bare = [f"one more {name} today" for name in shape_labels]
-    texts = [m.embed_text(bare, runtime) for m in (planted_text.model, cured)]
-    assert torch.equal(*texts), "no bare prompt reads otherwise"
-
-
 def test_where_such_words_do_not_help_the_mark_is_taught_away(
     planted_text, told, shapes_training, shape_labels, runtime, monkeypatch
 ):
