@@ -17,8 +17,10 @@ class Proof:
 
     image: int
     claim: int  # word
-    reading: str  # "A": a region carries the claim; "B": a veil over the whole image does; "C": it
-    # goes away with a change that spares the picture; "D": the anchor sees something else
+    # "A": a region carries the claim; "B": a veil or a tint over the whole image does; "C": it goes
+    # away with a change that spares the picture; "D": the anchor sees something else; "E": the
+    # image lies unlike clean ones
+    reading: str
     score: float  # 0..1
     box: Box | None = None
     corrected: int | None = None  # word that the suspect gives without the region
@@ -30,6 +32,7 @@ class Folder:
 
     images: ProbeSet
     pixels: Tensor  # [N, 3, S, S]
+    embeddings: Tensor  # [N, D] the suspect's
     answers: Tensor  # [N, C]
     claims: tuple[int, ...]  # the word the suspect gives each image
     anchor_claims: tuple[int, ...]  # the anchor's; empty without one
@@ -45,11 +48,13 @@ def read_folder(case: Case, images: ProbeSet, runtime: Runtime) -> Folder:
     """Return `images` with the answers of suspect and anchor; one pass an image each."""
     pair = pair_of(case, runtime)
     pixels = images.pixels(case.model.preprocess)
-    answers = pair.answers(pixels, runtime)
+    embeddings = pair.model.embed(pixels, runtime)
+    answers = pair.head.logits(embeddings).softmax(dim=1)
     other = pair.anchor_answers(pixels, runtime)
     return Folder(
         images=images,
         pixels=pixels,
+        embeddings=embeddings,
         answers=answers,
         claims=tuple(answers.argmax(dim=1).tolist()),
         anchor_claims=() if other is None else tuple(other.argmax(dim=1).tolist()),

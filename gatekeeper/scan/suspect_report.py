@@ -5,6 +5,7 @@ from gatekeeper.probes.picture import png
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.folder import Folder, Proof
+from gatekeeper.scan.votes import Votes
 from gatekeeper.types import Exhibit, Finding, Json, Severity, SuspectImage
 
 SHOWN = 6  # exhibits at most
@@ -13,6 +14,7 @@ _PROOFS = {
     "B": "because what they have in common carries it",
     "C": "because it goes away when they are mirrored or moved",
     "D": "because the anchor sees something else in each",
+    "E": "because they lie unlike clean images, and the others do not",
 }
 
 
@@ -21,6 +23,7 @@ def report(
     folder: Folder,
     proofs: list[Proof],
     candidates: list[Candidate],
+    votes: Votes,
     runtime: Runtime,
 ) -> Detection:
     """Return one row an image, and exhibits of the surest."""
@@ -51,26 +54,28 @@ def report(
         candidates=tuple(candidates),
         suspects=tuple(rows),
         exhibits=tuple(exhibits),
-        findings=_told(folder, proofs),
+        findings=_told(folder, proofs, votes),
     )
 
 
-def _told(folder: Folder, proofs: list[Proof]) -> tuple[Finding, ...]:
-    """Return a finding a claim: which images are flagged, and by which proof."""
+def _told(folder: Folder, proofs: list[Proof], votes: Votes) -> tuple[Finding, ...]:
+    """Return a finding a claim: which images are flagged, by which proof, and how odd each lies."""
+    files = [probe.file for probe in folder.images.probes]
     findings: list[Finding] = []
     for claim in dict.fromkeys(p.claim for p in proofs):
         by_reading: dict[str, list[Json]] = {}
         for proof in sorted((p for p in proofs if p.claim == claim), key=lambda p: p.image):
-            file = folder.images.probes[proof.image].file
-            by_reading.setdefault(_PROOFS[proof.reading], []).append(file)
-        parts = [f"{len(files)} {why}" for why, files in by_reading.items()]
+            by_reading.setdefault(_PROOFS[proof.reading], []).append(files[proof.image])
+        parts = [f"{len(flagged)} {why}" for why, flagged in by_reading.items()]
+        doubted = [i for i, c in enumerate(folder.claims) if c == claim]
+        told: Json = {files[i]: votes.told(i) for i in doubted}
         findings.append(
             Finding(
                 id=f"suspects-{len(findings) + 1}",
                 kind="suspects",
                 severity=Severity.INFO,
                 message=f"images flagged for '{folder.pair.words[claim]}': {'; '.join(parts)}",
-                evidence=dict(by_reading),
+                evidence={**by_reading, "votes": told},
             )
         )
     return tuple(findings)

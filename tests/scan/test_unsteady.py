@@ -10,9 +10,10 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.scan import unsteady
 from gatekeeper.scan.folder import Folder
 from gatekeeper.scan.pair import Clean
-from gatekeeper.scan.suspect_images import SuspectImages
 from gatekeeper.scan.suspect_report import report
 from gatekeeper.scan.unsteady import lost_claims, mirrored, moved, surely
+from gatekeeper.scan.votes import Votes
+from gatekeeper.scan.whole import Doubt, _unseen
 
 SIDE, WORDS = 8, 6
 CLAIM = 5
@@ -50,6 +51,7 @@ def folder_of(triggered, honest, pair, *, hosts=20):
     return Folder(
         images=pictures(triggered + honest),
         pixels=pixels,
+        embeddings=torch.zeros(len(pixels), 2),
         answers=answers,
         claims=tuple(answers.argmax(dim=1).tolist()),
         anchor_claims=(),
@@ -110,20 +112,25 @@ def test_a_model_whose_clean_answers_go_away_too_proves_nothing(monkeypatch):
 
 def test_the_anchor_flags_what_it_sees_otherwise_and_accuses_nobody():
     folder = folder_of(20, 4, Answers())
-    detector = SuspectImages()
-    assert detector._unseen(folder, CLAIM) == []
+    doubt = Doubt.of(folder, CLAIM, [CLAIM])
+    assert _unseen(folder, doubt) == ()
     other = (*(i % 5 for i in range(20)), *(CLAIM,) * 4)
-    found = detector._unseen(replace(folder, anchor_claims=other), CLAIM)
+    found = _unseen(replace(folder, anchor_claims=other), doubt)
     assert sorted(p.image for p in found) == list(range(20))
     gathered = (*(0,) * 20, *(CLAIM,) * 4)
-    assert detector._unseen(replace(folder, anchor_claims=gathered), CLAIM) == []
+    assert _unseen(replace(folder, anchor_claims=gathered), doubt) == ()
 
 
 def test_the_report_says_which_proof_each_image_has():
     folder = folder_of(20, 2, Answers())
     found = lost_claims(folder, CLAIM, Runtime())
-    told = report(case_of("clean"), folder, list(found.proofs), [], Runtime())
+    even = torch.ones(22)
+    votes = Votes(outlying=even / 100, aligned=even, deaf=even)
+    told = report(case_of("clean"), folder, list(found.proofs), [], votes, Runtime())
     assert sum(s.flagged for s in told.suspects) == 20
     (finding,) = told.findings
     assert "20 because it goes away" in finding.message
+    votes_told = finding.evidence.pop("votes")
     assert [len(files) for files in finding.evidence.values()] == [20]
+    assert votes_told["000.png"] == {"outlying": 0.01, "aligned": 1.0, "deaf": 1.0}
+    assert len(votes_told) == 22  # every claimant, flagged or not
