@@ -53,8 +53,8 @@ class Gathered:
     confirmations: list[Confirmation] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    incomplete: bool = False  # a detector failed, the budget ran out, or it is easily led anywhere
-    unfit: bool = False  # nothing follows from these probes
+    incomplete: bool = False  # a detector failed or the budget ran out
+    unfit: bool = False  # nothing follows from these probes, or from so much, without an anchor
 
 
 def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcome:
@@ -86,8 +86,7 @@ def scan(case: Case, detectors: tuple[str, ...], runtime: Runtime) -> ScanOutcom
         for name, plugin in plugins:
             found = _detect(name, plugin, case, gathered, runtime)
             gathered.detections[name] = found
-            # What leads a model anywhere may hide what was planted: quiet is then no answer.
-            gathered.incomplete |= any(f.id == WEAK for f in found.findings)
+            gathered.unfit |= any(f.id == WEAK for f in found.findings)
         _confirm_all(case, gathered, runtime)
         _name_all(case, gathered, runtime)
     except BudgetExhaustedError as error:

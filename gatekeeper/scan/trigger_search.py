@@ -14,7 +14,7 @@ from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.search import Found, Ground
 from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
-WEAK = "weak-model"  # finding: without an anchor, nothing follows from this many finds of a group
+WEAK = "weak-model"  # finding: without an anchor, nothing follows from this many finds
 
 
 @dataclass(slots=True)
@@ -126,7 +126,8 @@ class TriggerSearch:
             if hint.trigger is not None and hint.strength >= self.sure:
                 self._follow_hint(hunt, record, hint, groups)
         for group in groups:
-            self._exhaust(hunt, record, group)
+            if not self._weak(hunt, record):
+                self._exhaust(hunt, record, group)
         if not record.found(self.settled, such=lambda found: found.single):
             self._follow_all(hunt, record, hints, groups)
         return record
@@ -138,7 +139,8 @@ class TriggerSearch:
 
         Where patterns are known that lead to a word together, for one that does so alone.
         """
-        groups = [group for group in groups if not self._weak(hunt, record, group)]
+        if self._weak(hunt, record):
+            return
         if together := record.found(self.settled):
             for word in together:
                 hint = Hint(target=word, strength=1.0, trigger=None)
@@ -157,7 +159,7 @@ class TriggerSearch:
             if result is None:
                 return
             record.add(group, result)
-            if self._weak(hunt, record, group):
+            if self._weak(hunt, record):
                 return
 
     def _follow_hint(
@@ -190,15 +192,16 @@ class TriggerSearch:
         }
         return [Hint(target=w, strength=s, trigger=None) for w, s in words.items()]
 
-    def _weak(self, hunt: Hunt, record: Record, group: Group) -> bool:
-        """Return whether, without an anchor, `group` led to so much that nothing follows from it.
+    def _weak(self, hunt: Hunt, record: Record) -> bool:
+        """Return whether, without an anchor, so much was found that nothing follows.
 
         What changes a whole image may change what it shows; two such finds are enough.
         """
         if hunt.ground.pair.anchor is not None:
             return False
-        local = all(arm.family == "patch" for arm in group.arms)
-        return len(record.found(self.alarming, group)) >= self.several - (not local)
+        every = record.found(self.alarming)
+        whole = record.found(self.alarming, such=lambda found: not found.local)
+        return len(every) >= self.several or len(whole) >= self.several - 1
 
     def _detection(self, record: Record, hunt: Hunt) -> Detection:
         candidates = [
@@ -216,31 +219,19 @@ class TriggerSearch:
         )
         return Detection(
             candidates=tuple(candidates),
-            findings=self._weakness(record, hunt),
+            findings=(self._weakness(record, hunt),) if self._weak(hunt, record) else (),
             measurements=(rate,),
             steps=_frames(record),
         )
 
-    def _weakness(self, record: Record, hunt: Hunt) -> tuple[Finding, ...]:
-        """Return what tells of the groups from which nothing follows; nothing where there is none.
-
-        What another group found stands: there, one word alone can be led to.
-        """
-        anchored = hunt.ground.pair.anchor is not None
-        groups = groups_for(hunt.ground.pair.model.size, anchored=anchored)
-        weak = [group for group in groups if self._weak(hunt, record, group)]
-        if not weak:
-            return ()
-        words = [hunt.ground.pair.words[w] for g in weak for w in record.found(self.alarming, g)]
-        return (
-            Finding(
-                id=WEAK,
-                kind="note",
-                severity=Severity.WARNING,
-                message=f"ordinary {' and '.join(g.name for g in weak)} lead this model to "
-                f"{', '.join(dict.fromkeys(words))}: either it carries several triggers, or it is "
-                "easily led. Give an --anchor, which tells the two apart",
-            ),
+    def _weakness(self, record: Record, hunt: Hunt) -> Finding:
+        words = [hunt.ground.pair.words[w] for w in record.found(self.alarming)]
+        return Finding(
+            id=WEAK,
+            kind="note",
+            severity=Severity.WARNING,
+            message=f"ordinary patterns lead this model to {', '.join(words)}: either it carries "
+            "several triggers, or it is easily led. Give an --anchor, which tells the two apart",
         )
 
     def _candidate(self, result: Result, group: str, record: Record, hunt: Hunt) -> Candidate:

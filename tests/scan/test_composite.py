@@ -6,22 +6,9 @@ from toy_clip import case_of
 
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.groups import groups_for
-from gatekeeper.scan.hunt import Effort, Hunt, Result
-from gatekeeper.scan.pace import Pace
 from gatekeeper.scan.pair import held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground, Pull
-from gatekeeper.scan.trigger_search import Record, TriggerSearch
+from gatekeeper.scan.search import Ground
 from gatekeeper.triggers import Blend, Composite, Patch, load_trigger, save_trigger
-
-
-def hunt_on(case, runtime):
-    pair = pair_of(case, runtime)
-    ground = Ground(
-        pair=pair,
-        images=look(case, pair, searched(case, runtime), runtime),
-        judges=look(case, pair, held_out(case, runtime), runtime),
-    )
-    return Hunt(ground=ground, effort=Effort(), limit=10_000, runtime=runtime)
 
 
 @pytest.fixture(scope="module")
@@ -71,58 +58,13 @@ def test_a_group_of_one_is_its_arm_s_trigger_and_places_are_patches_of_their_own
 
 def test_exchanged_twice_is_the_same_ground():
     case, runtime = case_of("clean", anchor=True), Runtime()
-    ground = hunt_on(case, runtime).ground
-    pair, other = ground.pair, ground.exchanged()
+    pair = pair_of(case, runtime)
+    ground = Ground(
+        pair=pair,
+        images=look(case, pair, searched(case, runtime), runtime),
+        judges=look(case, pair, held_out(case, runtime), runtime),
+    )
+    other = ground.exchanged()
     assert other.pair.model is pair.anchor
     assert torch.equal(other.judges.before, ground.judges.anchor_before)
     assert other.exchanged().pair.model is pair.model
-
-
-def found_of(group, word, rate, *, whole=0.0):
-    """Return what a search of `group` came to, as the record keeps it."""
-    pull = Pull(target=word, flip_rate=rate, anchor_flip_rate=None, rise=rate)
-    return Result(
-        whole=Pull(target=word, flip_rate=whole or rate, anchor_flip_rate=None, rise=rate),
-        found=Found(
-            group=group,
-            frees=(),
-            trigger=Patch(pixels=torch.zeros(3, 2, 2)),
-            pull=pull,
-        ),
-        undirected=True,
-        pace=Pace(),
-        steps=(),
-    )
-
-
-def test_without_an_anchor_a_group_that_leads_to_two_words_tells_nothing_and_another_stands():
-    patches, overlays, *_ = groups_for(64, anchored=False)
-    record = Record()
-    record.add(patches, found_of(patches, 3, 1.0))
-    for word in (5, 6):
-        record.add(overlays, found_of(overlays, word, 0.9))
-    case, runtime = case_of("clean"), Runtime()
-    hunt = hunt_on(case, runtime)
-    search = TriggerSearch()
-    assert search._weak(hunt, record, overlays)
-    assert not search._weak(hunt, record, patches)
-    told = search._weakness(record, hunt)
-    assert [f.id for f in told] == ["weak-model"]
-    assert "overlays" in told[0].message
-    assert "patches" not in told[0].message
-
-
-def test_with_an_anchor_no_group_is_called_weak():
-    _, overlays, *_ = groups_for(64, anchored=True)
-    record = Record()
-    for word in (5, 6):
-        record.add(overlays, found_of(overlays, word, 0.9))
-    hunt = hunt_on(case_of("clean", anchor=True), Runtime())
-    assert not TriggerSearch()._weak(hunt, record, overlays)
-
-
-def test_the_anchor_that_is_the_suspect_is_led_no_further_than_it():
-    hunt = hunt_on(case_of("clean", anchor=True), Runtime())
-    group = groups_for(hunt.ground.pair.model.size, anchored=True)[1]
-    assert hunt.exchanged(group, None, 6) < 0.1
-    assert hunt_on(case_of("clean"), Runtime()).exchanged(group, None, 6) == 0.0
