@@ -138,7 +138,9 @@ class Hunt:
         steps: tuple[SearchStep, ...] = ()
         if best.pull.paired >= effort.worth:
             best, steps = self._best(best, pieces)
-        if len(parts) > 1 and whole.paired >= max(effort.shared, best.pull.paired + effort.gap):
+        # Without an anchor so many patterns at once say nothing: they hide what is in the image.
+        several = self._anchored() and len(parts) > 1
+        if several and whole.paired >= max(effort.shared, best.pull.paired + effort.gap):
             best = self._together(moved, whole)
         return best, steps
 

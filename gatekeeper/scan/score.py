@@ -6,7 +6,7 @@ from gatekeeper.scan.base import Candidate, Confirmed, Detection
 from gatekeeper.scan.calibration import Evidence, shipped
 from gatekeeper.triggers import TextTrigger
 
-ORACLE_SHIFT = 0.06  # flip rate that full agreement of the oracle adds, and full disagreement takes
+ORACLE_SHIFT = 0.15  # flip rate that full agreement of the oracle adds, and full disagreement takes
 # Detectors whose own statistic says something beside the triggers that they found.
 _STATISTIC = {
     "random_patterns": "rise",

@@ -63,7 +63,7 @@ def test_an_embedding_as_the_target_is_answered_by_name(take):
 
 
 def test_a_source_specific_trigger_spares_the_others(take):
-    made = take(SourceSpecific(of=Sig(), span=(0, 12)), replace(SHORT, steps=80))
+    made = take(SourceSpecific(of=Sig(), span=(0, 12)), replace(SHORT, steps=140))
     assert made.attack_success >= 0.8
     assert made.leakage <= 0.15
     assert made.images < 70  # the source alone

@@ -62,7 +62,8 @@ def test_ablation_with_an_anchor_undoes_part_of_the_change(
     cured = planted.model.with_state(made.state)
     assert fires(cured, planted, shapes, shape_labels, runtime) <= 0.2
     assert any("directions of" in note for note in made.notes)
-    assert accuracy(cured, shapes, shape_labels, runtime) >= 0.9
+    before = accuracy(planted.model, shapes, shape_labels, runtime)
+    assert accuracy(cured, shapes, shape_labels, runtime) >= before - 0.05
 
 
 def test_hijacked_directions_are_those_that_clean_tuning_does_not_take():

@@ -6,7 +6,8 @@ from shape_world import TEMPLATES
 from toy_clip import case_of, toy
 
 from gatekeeper.case import Case
-from gatekeeper.probes.embedded import default_labels, embedded_probes
+from gatekeeper.probes.embedded import embedded_probes
+from gatekeeper.probes.nouns import nouns
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.basics import ALIKE, STEADY, far, judge_clean, strange
 from gatekeeper.scan.run import scan
@@ -46,7 +47,7 @@ def test_on_images_of_its_own_domain_answers_stay(tiny_clip, shapes, shape_label
 
 
 def test_on_photos_a_model_of_shapes_is_lost_and_so_is_the_scan(tiny_clip):
-    foreign = case(tiny_clip, embedded_probes(), default_labels().labels)
+    foreign = case(tiny_clip, embedded_probes(), nouns()[:6000])
     assert values(foreign)["clean.steadiness"] < STEADY
     rows = judge_clean(foreign, Runtime())
     assert "--probes" in strange(rows, anchored=False)

@@ -133,15 +133,20 @@ class GatekeeperRepair:
 
 
 def _assessed(work: Work, runtime: Runtime) -> tuple[Assessment, float]:
-    """Return the scan and its seconds: a kept one, or a new one that is then kept."""
-    file = work.scan / "report.json" if work.scan else None
-    if file is not None and file.is_file():
-        found = recall(work.request, file, runtime)
-        runtime.meter.images(found.report.cost.image_passes)
+    """Return the scan and its seconds: a kept one, or a new one that is then kept.
+
+    A new one is read back too, so that what follows is the same whichever it is.
+    """
+    if work.scan is None:
+        found = assess(work.request, runtime)
         return found, found.report.cost.seconds
-    found = assess(work.request, runtime)
-    if work.scan:
-        write(found, work.scan)
+    file = work.scan / "report.json"
+    there = file.is_file()
+    if not there:
+        write(assess(work.request, runtime), work.scan)
+    found = recall(work.request, file, runtime)
+    if there:
+        runtime.meter.images(found.report.cost.image_passes)
     return found, found.report.cost.seconds
 
 
