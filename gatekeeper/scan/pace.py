@@ -89,5 +89,7 @@ class Pace:
         patience = RECENT if aim.brief else patience
         if len(self.growth) >= patience and self.recent(RECENT) < least:
             return True
+        if aim.target is None and not aim.paired:
+            return False  # without an anchor, where else a model can be led must be found out
         followed = sum(self.led[-RECENT:]) / RECENT
         return len(self.led) >= patience + LATE and followed < LED

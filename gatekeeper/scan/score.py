@@ -30,7 +30,7 @@ def evidence_of(trigger: Confirmed) -> Evidence:
     statistic = "noise" if trigger.detector == "prompt_search" else "trigger"
     if isinstance(trigger.trigger, TextTrigger):
         statistic = "mark"
-    elif trigger.judged:
+    elif trigger.judged and rate > 0:
         rate += ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1)
     anchored = trigger.anchor_flip_rate is not None
     return Evidence(statistic=statistic, anchored=anchored, value=max(0.0, rate))

@@ -154,7 +154,9 @@ class TriggerSearch:
         while len(record.of(group)) <= self.several and not record.exhausted(group, self.alarming):
             taken = record.found(self.settled)
             taken += tuple(w for w in record.found(self.alarming, group) if w not in taken)
-            brief = bool(record.found(hunt.effort.decisive))
+            # Without an anchor, where else the model is led is all there is to compare with.
+            anchored = hunt.ground.pair.anchor is not None
+            brief = anchored and bool(record.found(hunt.effort.decisive))
             result = hunt.undirected(group, taken, brief=brief)
             if result is None:
                 return
