@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from toy_clip import case_of
+from toy_clip import case_of, ground_of
 
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.groups import groups_for
-from gatekeeper.scan.pair import held_out, look, pair_of, searched
-from gatekeeper.scan.search import Ground
 from gatekeeper.triggers import Blend, Composite, Patch, load_trigger, save_trigger
 
 
@@ -58,12 +56,8 @@ def test_a_group_of_one_is_its_arm_s_trigger_and_places_are_patches_of_their_own
 
 def test_exchanged_twice_is_the_same_ground():
     case, runtime = case_of("clean", anchor=True), Runtime()
-    pair = pair_of(case, runtime)
-    ground = Ground(
-        pair=pair,
-        images=look(case, pair, searched(case, runtime), runtime),
-        judges=look(case, pair, held_out(case, runtime), runtime),
-    )
+    ground = ground_of(case, runtime)
+    pair = ground.pair
     other = ground.exchanged()
     assert other.pair.model is pair.anchor
     assert torch.equal(other.judges.before, ground.judges.anchor_before)

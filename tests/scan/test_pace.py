@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy_clip import case_of
+from toy_clip import case_of, ground_of
 
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
@@ -19,8 +19,7 @@ from gatekeeper.scan.pace import (
     Aim,
     Pace,
 )
-from gatekeeper.scan.pair import held_out, look, pair_of, searched
-from gatekeeper.scan.search import Ground, optimise
+from gatekeeper.scan.search import optimise
 from gatekeeper.triggers import Patch
 
 
@@ -100,12 +99,8 @@ def test_each_clean_probe_is_embedded_once():
 
 def test_a_suspect_that_is_its_anchor_is_given_up_early():
     case, runtime = case_of("clean", anchor=True), Runtime()
-    pair = pair_of(case, runtime)
-    ground = Ground(
-        pair=pair,
-        images=look(case, pair, searched(case, runtime), runtime),
-        judges=look(case, pair, held_out(case, runtime), runtime),
-    )
+    ground = ground_of(case, runtime)
+    pair = ground.pair
     group = groups_for(pair.model.size, anchored=True)[0]
     start = group.start(torch.Generator().manual_seed(0))
     moved = optimise(ground, group, start, Aim(paired=True), runtime, steps=48, batch=4)

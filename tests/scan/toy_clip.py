@@ -17,6 +17,8 @@ from gatekeeper.clip.model import ClipModel
 from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.oracle.cache import OracleCache
 from gatekeeper.probes.probe_set import Probe, ProbeSet
+from gatekeeper.scan.pair import held_out, look, pair_of, searched
+from gatekeeper.scan.search import Ground
 
 torch.set_num_threads(1)  # tiny tensors: more threads only cost
 
@@ -150,4 +152,14 @@ def case_of(kind: str, anchor: bool = False, count: int = 64, labels=LABELS, sus
         oracle=FakeOracle(),
         labels=labels,
         templates=TEMPLATES,
+    )
+
+
+def ground_of(case, runtime):
+    """Return what a trigger search of `case` moves on."""
+    pair = pair_of(case, runtime)
+    return Ground(
+        pair=pair,
+        images=look(case, pair, searched(case, runtime), runtime),
+        judges=look(case, pair, held_out(case, runtime), runtime),
     )
