@@ -6,7 +6,9 @@ from gatekeeper.errors import RectifyError, UtilityLostError
 from gatekeeper.rectify.base import Rectified
 from gatekeeper.types import Check, Proof
 
-FEW = 25  # held-out images, from which one led to the target is no evidence of a trigger
+# Held-out images, from which one led to the target is no evidence: of 23, one followed the planted
+# trigger in a clean twin too.
+FEW = 16
 UTILITY = frozenset({"recall_1", "recall_5", "alignment", "other_prompts_accuracy"})
 ROUNDING = 1e-6  # rates come from float32: two images of 50 lost must not exceed two of 50 allowed
 
