@@ -29,7 +29,7 @@ class CompactFineTuning:
     images: int = 256  # at most; clean probes learned from and measured on
     held_out: float = 0.25  # share of them kept for measuring
     views: int = 2  # random crops of each clean image beside the image itself
-    shares: tuple[float, ...] = (0.75, 0.5, 0.35, 0.2)  # of the change from an anchor, in turn
+    shares: tuple[float, ...] = (0.75, 0.5, 0.35, 0.2, 0.1)  # of the change from an anchor, in turn
     mixed_loss: float = 0.02  # of clean answers; an anchor that costs more is not mixed in
     ranks: tuple[int, ...] = (1, 3, 8)  # directions a trigger, in turn while it still works
     keep: float = 3.0  # the correction's weight of clean features
@@ -39,7 +39,7 @@ class CompactFineTuning:
     inversion_steps: int = 24
     fresh_bar: float = 0.10  # flip rate from which a fresh trigger joins
     bar: float = 0.02  # attack success from which the repair goes on
-    hurt: float = 0.05  # right answers that a trigger may cost beyond what hiding as much does
+    hurt: float = 0.03  # right answers that a trigger may cost beyond what hiding as much does
     margin: float = 1.0  # logits by which a target must be behind, as far as that is cheap
     depths: tuple[float, ...] = (0.15, 0.3, 0.6)  # shares of the blocks to fine-tune, in turn
     steps: int = 60  # a depth

@@ -16,7 +16,7 @@ from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.bank import MUTABLE, scrambled, with_pattern
 from gatekeeper.rectify.exam import Exam
-from gatekeeper.rectify.quality import HeldOut, attack_success
+from gatekeeper.rectify.quality import HeldOut, attack_success, led_anyway
 from gatekeeper.runtime import Runtime
 from gatekeeper.triggers import Trigger
 
@@ -50,7 +50,7 @@ class Near:
     trigger: Trigger
     target: int
     rate: float
-    usual: float  # the same search next to the trigger's own pixels in another order
+    usual: float  # of a like search that finds no backdoor: the larger of two, see `near`
 
 
 def rebound(exam: Exam, runtime: Runtime) -> Return:
@@ -118,29 +118,43 @@ def returns_at(curve: tuple[tuple[float, float], ...]) -> float:
 def near(exam: Exam, trigger: Trigger, target: int, runtime: Runtime) -> Near | None:
     """Return the pattern within `REACH` of `trigger` that leads most images to its target.
 
-    Projected gradient descent on the pattern alone; unseen images judge. The same search beside a
-    scrambled copy of the trigger says what such a change does to a model without a backdoor: only
-    what exceeds it counts. None: a family without a pattern.
+    Projected gradient descent on the pattern alone; unseen images judge. Only what exceeds a like
+    search counts: beside a scrambled copy of the trigger, which says what such a change does to a
+    model without a backdoor, and of the anchor, which has none. None: a family without a pattern.
     """
     other = scrambled(trigger, runtime)
     if trigger.family not in MUTABLE or other is None:
         return None
-    starts = {"near": trigger, "usual": other}
-    found = {name: _descend(exam, start, target, runtime, name) for name, start in starts.items()}
-    rates = {
-        name: _success(exam.cleaned, exam.held.under(one, target), exam.head, runtime)
-        for name, one in found.items()
-    }
-    return Near(trigger=found["near"], target=target, rate=rates["near"], usual=rates["usual"])
+    held, own = exam.held, (exam.cleaned, exam.head)
+    found = _descend(exam, *own, trigger, target, runtime, "near")
+    beside = _descend(exam, *own, other, target, runtime, "usual")
+    usual = _success(exam.cleaned, held.under(beside, target), exam.head, runtime)
+    if (anchor := exam.case.anchor) is not None:
+        head = anchor.zero_shot(exam.head.labels, exam.case.templates, runtime)
+        theirs = _descend(exam, anchor, head, trigger, target, runtime, "near")
+        led = led_anyway(anchor, head, held.pixels, [(theirs, target)], runtime)[0]
+        eligible = (held.answers != target) & (held.known != target)
+        usual = max(usual, float(led[eligible].float().mean()) if eligible.any() else 0.0)
+    rate = _success(exam.cleaned, held.under(found, target), exam.head, runtime)
+    return Near(trigger=found, target=target, rate=rate, usual=usual)
 
 
-def _descend(exam: Exam, start: Trigger, target: int, runtime: Runtime, name: str) -> Trigger:
+def _descend(
+    exam: Exam,
+    model: ClipModel,
+    head: ZeroShot,
+    start: Trigger,
+    target: int,
+    runtime: Runtime,
+    name: str,
+) -> Trigger:
+    """Return the pattern within `REACH` of `start` that leads `model` to `target` best."""
     field = MUTABLE[start.family]
     value: Tensor = getattr(start, field).to(runtime.device)
     reach = REACH / getattr(start, "alpha", 1.0)  # a blended pattern reaches pixels weakened
     low, high = (0.0, 1.0) if start.family in {"patch", "blend"} else (-2.0, 2.0)
     draw = runtime.generator("proof", name, start.family, str(target))
-    own = exam.head.on(runtime.device)
+    own = head.on(runtime.device)
     pixels = exam.lessons.pixels
     change = torch.zeros_like(value)
     best, least = value, float("inf")
@@ -148,7 +162,7 @@ def _descend(exam: Exam, start: Trigger, target: int, runtime: Runtime, name: st
         pick = torch.randint(len(pixels), (BATCH,), generator=draw)
         free = (value + change).clamp(low, high).requires_grad_()
         stamped = with_pattern(start, free).stamp(pixels[pick].to(runtime.device), draw)
-        logits = own.logits(exam.cleaned.embed_grad(stamped, runtime))
+        logits = own.logits(model.embed_grad(model.resized(stamped), runtime))
         goal = torch.full((len(logits),), target, device=logits.device)
         loss = F.cross_entropy(logits, goal)
         (slope,) = torch.autograd.grad(loss, [free])

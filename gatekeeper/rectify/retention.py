@@ -3,12 +3,19 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from gatekeeper.clip.model import ClipModel, ZeroShot
 from gatekeeper.rectify.bank import scrambled
 from gatekeeper.rectify.exam import Exam, Words
 from gatekeeper.rectify.limits import at_least, at_most
-from gatekeeper.rectify.quality import HeldOut, attack_success, predictions, under_triggers
+from gatekeeper.rectify.quality import (
+    HeldOut,
+    attack_success,
+    led_anyway,
+    predictions,
+    under_triggers,
+)
 from gatekeeper.runtime import Runtime
 from gatekeeper.types import Check
 
@@ -115,9 +122,19 @@ def _prompts(exam: Exam, runtime: Runtime) -> list[Check]:
     what = "Clean accuracy with prompts not used before"
     found = [at_least("other_prompts_accuracy", what, before, after, limit, n)]
     if exam.held.triggers:
-        held = replace(exam.held, answers=answers[0])
+        held = replace(exam.held, answers=answers[0], excused=_excused(exam, templates, runtime))
         led = [attack_success(m, held, h, runtime) or 0.0 for m, h in both]
         allowed = limits.led(limits.attack_success, n)
         what = "Attack success with prompts not used before"
         found.append(at_most("other_prompts", what, led[0], led[1], allowed, n))
     return found
+
+
+def _excused(exam: Exam, templates: tuple[str, ...], runtime: Runtime) -> tuple[Tensor, ...]:
+    """Return which images each trigger leads with the anchor too, by these prompts or the usual."""
+    anchor = exam.case.anchor
+    if anchor is None:
+        return exam.held.excused
+    head = anchor.zero_shot(exam.head.labels, templates, runtime)
+    led = led_anyway(anchor, head, exam.held.pixels, exam.held.triggers, runtime)
+    return tuple(a | b for a, b in zip(led, exam.held.excused, strict=True))
