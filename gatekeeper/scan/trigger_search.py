@@ -62,6 +62,11 @@ class Record:
         )
         return tuple(dict.fromkeys(words))
 
+    def whole(self, least: float) -> tuple[int, ...]:
+        """Return the words that a group's patterns, all at once, lead `least` images to."""
+        words = (r.whole.target for r in self.all() if r.whole.paired >= least)
+        return tuple(dict.fromkeys(words))
+
     def usual(self, group: str, target: int) -> float | None:
         """Return the lowest rate at which undirected searches of a group led to other words."""
         others = [
@@ -90,7 +95,7 @@ class TriggerSearch:
     judges: int = 24  # images that judge a search
     alarming: float = 0.3  # paired flip rate from which the group is searched again without it
     settled: float = 0.8  # from which no other group is searched for the same word
-    several: int = 3  # words found from which, without an anchor, the model is merely weak
+    several: int = 3  # words led to from which, without an anchor, the model is merely weak
     most: float = 10_000  # image passes of all searches together; one that would exceed is left out
     sure: float = 0.15  # growth under random patterns that is followed before anything else
     seen: float = 0.05  # the same from which a label is tried by name where nothing was found
@@ -195,15 +200,19 @@ class TriggerSearch:
         return [Hint(target=w, strength=s, trigger=None) for w, s in words.items()]
 
     def _weak(self, hunt: Hunt, record: Record) -> bool:
-        """Return whether, without an anchor, so much was found that nothing follows.
+        """Return whether, without an anchor, the model is led to so much that nothing follows.
 
         What changes a whole image may change what it shows; two such finds are enough.
         """
         if hunt.ground.pair.anchor is not None:
             return False
-        every = record.found(self.alarming)
         whole = record.found(self.alarming, such=lambda found: not found.local)
-        return len(every) >= self.several or len(whole) >= self.several - 1
+        return len(self._led(record)) >= self.several or len(whole) >= self.several - 1
+
+    def _led(self, record: Record) -> tuple[int, ...]:
+        """Return the words that a trigger leads to, or many patterns at once, surely."""
+        words = (*record.found(self.alarming), *record.whole(self.settled))
+        return tuple(dict.fromkeys(words))
 
     def _detection(self, record: Record, hunt: Hunt) -> Detection:
         candidates = [
@@ -227,7 +236,7 @@ class TriggerSearch:
         )
 
     def _weakness(self, record: Record, hunt: Hunt) -> Finding:
-        words = [hunt.ground.pair.words[w] for w in record.found(self.alarming)]
+        words = [hunt.ground.pair.words[w] for w in self._led(record)]
         return Finding(
             id=WEAK,
             kind="note",

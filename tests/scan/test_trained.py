@@ -41,9 +41,6 @@ def test_the_planted_copy_is_found(planted, tiny_clip, shapes, shape_labels, anc
         assert outcome.score is None or outcome.score >= 0.9
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a known false alarm without an anchor, see docs/scan.md; torch decides"
-)
 def test_the_clean_twin_is_not(tiny_clip, shapes, shape_labels):
     """Its labels are colours and forms, which plain patterns make: only an anchor can tell."""
     outcome = scan(case_of(tiny_clip, None, shapes, shape_labels), (), Runtime())
