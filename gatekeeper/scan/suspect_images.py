@@ -34,7 +34,9 @@ class SuspectImages:
     hosts: int = 6  # clean images that a region is pasted on
     drop: float = 0.5  # share of the claim's probability that a region must hold
     carried: float = 0.5  # share of hosts that must take up the claim
-    alone: float = 0.75  # the same of a claim that is not voted for: no other image speaks for it
+    alone: float = 0.75  # the same where no other image speaks for it: of a claim that is not
+    # voted for, or of which only few claimants have a region that carries it
+    common: float = 0.5  # share of the claimants from which these are not few
     votes: float = 0.02  # share of images, at least 3, from which a label is voted for
     unvoted: int = 64  # images without votes that are looked at, at most; each costs 16 passes
     tried: int = 3  # windows of an image that are pasted, and crops tried as the trigger
@@ -92,15 +94,20 @@ class SuspectImages:
         first = [i for i, claim in enumerate(folder.claims) if claim in voted and i not in proven]
         rest = [i for i, claim in enumerate(folder.claims) if claim not in voted]
         chosen = first + rest[: self.unvoted]
-        proofs = []
+        found = []
         for image in runtime.progress(chosen, "suspect images"):
-            proof = self._region(folder, image, folder.claims[image] in voted, runtime)
-            if proof is not None:
-                proofs.append(proof)
-        return proofs
+            region = self._region(folder, image, folder.claims[image] in voted, runtime)
+            if region is not None:
+                found.append(region)
+        claimants = Counter(folder.claims)
+        backed = Counter(p.claim for p in (*known, *(proof for proof, _ in found)))
+        common = {c for c, n in backed.items() if n >= self.common * claimants[c]}
+        return [proof for proof, share in found if share >= self.alone or proof.claim in common]
 
-    def _region(self, folder: Folder, image: int, voted: bool, runtime: Runtime) -> Proof | None:
-        """Return the region of one image that carries its claim, None if none does.
+    def _region(
+        self, folder: Folder, image: int, voted: bool, runtime: Runtime
+    ) -> tuple[Proof, float] | None:
+        """Return the region of one image that carries its claim, and how far; None if none does.
 
         A large one only where the claim is `voted` for: the pixels of a real thing, whole, may well
         make other images claim it.
@@ -121,7 +128,7 @@ class SuspectImages:
             moved = pasted(hosts, cut(pixels, window.box), window.box)
             share = share_claiming(pair.answers(moved, runtime), claim)
             if share >= (self.carried if voted else self.alone):
-                return Proof(
+                proof = Proof(
                     image=image,
                     claim=claim,
                     reading="A",
@@ -129,6 +136,7 @@ class SuspectImages:
                     box=window.box,
                     corrected=window.answer,
                 )
+                return proof, share
         return None
 
     def _patch(
