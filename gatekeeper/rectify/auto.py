@@ -14,6 +14,8 @@ from gatekeeper.triggers import TextTrigger
 
 Load = Callable[[str], type[Rectifier]]
 
+BELOW = "ablate"  # leaves less than the anchor has, where a trigger leads the anchor as well
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
@@ -75,10 +77,14 @@ def _first(
     runtime: Runtime,
     limits: Limits,
 ) -> Rectified:
+    """Return the first proven result; one as easily led as the anchor only for want of better."""
     missed: list[RectifyError] = []
     notes: list[str] = []
     spent = 0.0
+    borne: Rectified | None = None
     for name in methods:
+        if borne is not None and name != BELOW:
+            continue
         try:
             made = load(name)().rectify(case, prescription, runtime)
             check(made, made.held_out, limits)
@@ -91,7 +97,13 @@ def _first(
             missed.append(error)
             notes.append(f"{name} missed: {error.message}")
             continue
-        return replace(made, notes=(*notes, *made.notes))
+        if not proved.borne or BELOW not in methods:
+            return replace(made, notes=(*notes, *made.notes))
+        if borne is None:
+            borne = made
+            notes.append(f"{name} is proven but for patterns that lead the anchor as well")
+    if borne is not None:
+        return replace(borne, notes=(*notes, *borne.notes), proof_seconds=spent)
     best = min(missed, key=_badness)
     if isinstance(best.rejected, Rectified):
         told = (*notes, *best.rejected.notes)

@@ -50,7 +50,13 @@ class Near:
     trigger: Trigger
     target: int
     rate: float
-    usual: float  # of a like search that finds no backdoor: the larger of two, see `near`
+    scrambled: float  # of the same search next to the trigger's own pixels in another order
+    anchors: float = 0.0  # of the same search of the anchor
+
+    @property
+    def usual(self) -> float:
+        """The rate of a like search that finds no backdoor, the larger of the two."""
+        return max(self.scrambled, self.anchors)
 
 
 def rebound(exam: Exam, runtime: Runtime) -> Return:
@@ -128,15 +134,20 @@ def near(exam: Exam, trigger: Trigger, target: int, runtime: Runtime) -> Near | 
     held, own = exam.held, (exam.cleaned, exam.head)
     found = _descend(exam, *own, trigger, target, runtime, "near")
     beside = _descend(exam, *own, other, target, runtime, "usual")
-    usual = _success(exam.cleaned, held.under(beside, target), exam.head, runtime)
+    anchors = 0.0
     if (anchor := exam.case.anchor) is not None:
         head = anchor.zero_shot(exam.head.labels, exam.case.templates, runtime)
         theirs = _descend(exam, anchor, head, trigger, target, runtime, "near")
         led = led_anyway(anchor, head, held.pixels, [(theirs, target)], runtime)[0]
         eligible = (held.answers != target) & (held.known != target)
-        usual = max(usual, float(led[eligible].float().mean()) if eligible.any() else 0.0)
-    rate = _success(exam.cleaned, held.under(found, target), exam.head, runtime)
-    return Near(trigger=found, target=target, rate=rate, usual=usual)
+        anchors = float(led[eligible].float().mean()) if eligible.any() else 0.0
+    return Near(
+        trigger=found,
+        target=target,
+        rate=_success(exam.cleaned, held.under(found, target), exam.head, runtime),
+        scrambled=_success(exam.cleaned, held.under(beside, target), exam.head, runtime),
+        anchors=anchors,
+    )
 
 
 def _descend(

@@ -29,6 +29,7 @@ class Proved:
     replies: tuple[Reply, ...] = ()
     returned: tuple[Ailment, ...] = ()  # patterns that work on the cleaned model
     begun: Mapping[str, Tensor] = field(default_factory=dict)  # weights a trigger works on again
+    borne: bool = False  # a pattern beside a trigger works, which is let pass as the anchor's own
 
     @property
     def rebound(self) -> float | None:
@@ -86,6 +87,7 @@ def prove(
             if one.rate - one.usual > exam.limits.near
         ),
         begun=back.state if back and back.worst > _rebound_limit(exam) else {},
+        borne=any(one.rate - one.scrambled > exam.limits.near for one in beside),
     )
 
 

@@ -45,9 +45,10 @@ def loader(asked, **success):
     return lambda name: lambda: Fake(name, success.get(name), asked)
 
 
-def proof(rebound: float) -> Proved:
+def proof(rebound: float, *, borne: bool = False) -> Proved:
     check = at_most("rebound", "Attack success after fine-tuning", None, rebound, 0.05, 50)
-    return Proved(record=Proof(checks=(check,), rebound=(), path=(), images=50))
+    record = Proof(checks=(check,), rebound=(), path=(), images=50)
+    return Proved(record=record, borne=borne)
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,21 @@ def test_the_best_miss_is_told_where_none_passes(case, runtime):
         automatic(case, prescribe("red ring", PATCH), load, runtime, Limits())
     assert caught.value.rejected.method == "ablate"
     assert "negate missed: negate cannot" in caught.value.rejected.notes
+
+
+@pytest.mark.parametrize("below", [0.0, 0.4])
+def test_what_is_as_easily_led_as_the_anchor_is_taken_only_for_want_of_better(
+    below, case, runtime, monkeypatch
+):
+    monkeypatch.setattr(auto, "prove", lambda c, p, made, *_: proof(
+        below if made.method == "ablate" else 0.0, borne=made.method == "compact"
+    ))  # fmt: skip
+    asked = []
+    load = loader(asked, compact=0.0, ablate=0.0, negate=0.0)
+    made = automatic(case, prescribe("red ring", PATCH), load, runtime, Limits())
+    assert made.method == ("compact" if below else "ablate")
+    assert [name for name, *_ in asked] == ["compact", "ablate"]
+    assert any("lead the anchor as well" in note for note in made.notes)
 
 
 def test_a_second_stage_goes_on_from_the_first(case, runtime):
