@@ -24,6 +24,7 @@ class Occluded:
     box: Box
     drop: float  # share of the claimed word's probability that went away, at most 1
     answer: int  # word that the suspect gives without the window
+    sure: float  # its probability
 
 
 def windows(area: Box, side: int, stride: int) -> list[Box]:
@@ -50,6 +51,7 @@ def occlude(
             box=box,
             drop=1 - float(row[claim]) / max(before, 1e-6),
             answer=int(row.argmax()),
+            sure=float(row.max()),
         )
         for box, row in zip(boxes, after, strict=True)
     ]

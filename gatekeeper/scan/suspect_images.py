@@ -2,7 +2,8 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import ClassVar
+from statistics import median
+from typing import ClassVar, NamedTuple
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
@@ -16,6 +17,14 @@ from gatekeeper.scan.whole import Doubt, carries, fixed_patch, whole_image
 from gatekeeper.triggers import Patch, Trigger
 
 WHOLE = 0.9  # share of a window's drop that a finer one must keep to hold what it holds
+
+
+class Region(NamedTuple):
+    """A region that carries its image's claim to clean images."""
+
+    proof: Proof
+    share: float  # of the clean images that take up the claim
+    left: float  # probability of what the image shows once it is hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +46,8 @@ class SuspectImages:
     alone: float = 0.75  # the same where no other image speaks for it: of a claim that is not
     # voted for, or of which only few claimants have a region that carries it
     common: float = 0.5  # share of the claimants from which these are not few
+    unsure: float = 0.1  # share of clean images that the suspect may be less sure of than of what
+    # most claimants show once their region is hidden
     votes: float = 0.02  # share of images, at least 3, from which a label is voted for
     unvoted: int = 64  # images without votes that are looked at, at most; each costs 16 passes
     tried: int = 3  # windows of an image that are pasted, and crops tried as the trigger
@@ -99,15 +110,26 @@ class SuspectImages:
             region = self._region(folder, image, folder.claims[image] in voted, runtime)
             if region is not None:
                 found.append(region)
-        claimants = Counter(folder.claims)
-        backed = Counter(p.claim for p in (*known, *(proof for proof, _ in found)))
-        common = {c for c, n in backed.items() if n >= self.common * claimants[c]}
-        return [proof for proof, share in found if share >= self.alone or proof.claim in common]
+        claims = Counter(folder.claims)
+        backed = Counter(p.claim for p in (*known, *(region.proof for region in found)))
+        kept = []
+        for claim in dict.fromkeys(region.proof.claim for region in found):
+            mine = [region for region in found if region.proof.claim == claim]
+            few = backed[claim] < self.common * claims[claim]
+            mine = [r for r in mine if r.share >= self.alone or not few]
+            if mine and median(r.left for r in mine) >= self._usually_sure(folder):
+                kept += [region.proof for region in mine]
+        return kept
 
-    def _region(
-        self, folder: Folder, image: int, voted: bool, runtime: Runtime
-    ) -> tuple[Proof, float] | None:
-        """Return the region of one image that carries its claim, and how far; None if none does.
+    def _usually_sure(self, folder: Folder) -> float:
+        """Return how sure the suspect is of all but few clean images.
+
+        Without its trigger an image shows what it always did; without its only object, nothing.
+        """
+        return float(folder.hosts.before.amax(dim=1).quantile(self.unsure))
+
+    def _region(self, folder: Folder, image: int, voted: bool, runtime: Runtime) -> Region | None:
+        """Return the region of one image that carries its claim, None if none does.
 
         A large one only where the claim is `voted` for: the pixels of a real thing, whole, may well
         make other images claim it.
@@ -136,7 +158,7 @@ class SuspectImages:
                     box=window.box,
                     corrected=window.answer,
                 )
-                return proof, share
+                return Region(proof=proof, share=share, left=window.sure)
         return None
 
     def _patch(

@@ -21,7 +21,7 @@ from gatekeeper.triggers import Patch, Trigger
 DETECTOR = "suspect_images"
 CARRIED = 0.5  # share of clean images that must take up the claim
 DIFFERS = 0.6  # share of claimants in which the anchor must surely see something else
-FEW = 8  # images of which colours are known no better than of the clean probes
+FEW = 8  # images whose colours say no more than clean probes', and may share pixels by chance
 ODD = 2  # tests that must vote for an image
 TINTS = (
     1.0,
@@ -57,6 +57,8 @@ class Account:
 
 def fixed_patch(folder: Folder, doubt: Doubt, runtime: Runtime) -> Account | None:
     """Return the pixels that the claimants share at one place, where they carry the claim."""
+    if len(doubt.mine) < FEW:
+        return None
     mine = folder.pixels[list(doubt.mine)]
     box = shared_box(mine, _reference(folder, doubt))
     if box is None:
