@@ -94,6 +94,7 @@ class TriggerSearch:
     effort: Effort = field(default_factory=Effort)
     judges: int = 24  # images that judge a search
     alarming: float = 0.3  # paired flip rate from which the group is searched again without it
+    compared: float = 0.15  # from which it is held against a like search and the group's others
     settled: float = 0.8  # from which no other group is searched for the same word
     several: int = 3  # words led to from which, without an anchor, the model is merely weak
     most: float = 10_000  # image passes of all searches together; one that would exceed is left out
@@ -248,12 +249,13 @@ class TriggerSearch:
     def _candidate(self, result: Result, group: str, record: Record, hunt: Hunt) -> Candidate:
         found = result.found
         assert found is not None  # noqa: S101 - the caller asked
-        pull, usual = found.pull, None
-        if pull.paired >= self.alarming:
+        pull = found.pull
+        rates = [] if pull.anchor_flip_rate is None else [pull.anchor_gathered]
+        if pull.paired >= self.compared:
             towards = None if result.undirected else pull.target
-            like = record.exchanged(hunt, found.group, towards, len(result.pace.growth))
-            rates = (record.usual(group, pull.target), pull.anchor_gathered, like)
-            usual = max(rate for rate in rates if rate is not None)
+            rates.append(record.exchanged(hunt, found.group, towards, len(result.pace.growth)))
+            rates.append(record.usual(group, pull.target) or 0.0)
+        usual = max(rates, default=None)
         return Candidate(
             trigger=found.trigger,
             target=hunt.ground.pair.words[pull.target],
