@@ -83,12 +83,11 @@ def groups_for(size: int, *, anchored: bool) -> tuple[Group, ...]:
     """Return the groups for a model whose input is `size` pixels a side, local ones first.
 
     A wide patch lies under the placed ones and these under the small one: none hides another.
-    Warps that move things far, and patches that hide all corners, change what is seen: they are
-    searched where an anchor shows that.
+    Warps that move things far change what is seen: they are searched where an anchor shows that.
     """
     patches = (
         PatchArm(side=patch_side(WIDE, size)),
-        PlacesArm(side=patch_side(WIDE if anchored else PLACED, size)),
+        PlacesArm(side=patch_side(PLACED, size)),
         PatchArm(side=patch_side(SMALL, size)),
     )
     return (
