@@ -112,12 +112,12 @@ class SuspectImages:
                 found.append(region)
         claims = Counter(folder.claims)
         backed = Counter(p.claim for p in (*known, *(region.proof for region in found)))
-        kept = []
+        kept, least = [], self._usually_sure(folder)
         for claim in dict.fromkeys(region.proof.claim for region in found):
             mine = [region for region in found if region.proof.claim == claim]
             few = backed[claim] < self.common * claims[claim]
             mine = [r for r in mine if r.share >= self.alone or not few]
-            if mine and median(r.left for r in mine) >= self._usually_sure(folder):
+            if mine and median(r.left for r in mine) >= least:
                 kept += [region.proof for region in mine]
         return kept
 

@@ -19,8 +19,8 @@ def main(folders):
     for folder in folders:
         for file in sorted(Path(folder).glob("rows/*/*.json")):
             row = json.loads(file.read_text(encoding="utf-8"))
-            row["result"] = {k: rounded(v) for k, v in row["result"].items() if k not in LONG}
-            rows[row["model"], row["method"]] = {k: rounded(v) for k, v in row.items()}
+            row["result"] = {k: v for k, v in row["result"].items() if k not in LONG}
+            rows[row["model"], row["method"]] = rounded(row)
     lines = ",\n".join(json.dumps(rows[key]) for key in sorted(rows))
     sys.stdout.write(f'{{"schema": "gatekeeper.kept/1", "rows": [\n{lines}\n]}}\n')
 
