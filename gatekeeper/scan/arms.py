@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from gatekeeper.scan.places import COUNT, Places
+from gatekeeper.scan.places import AT_ONCE, Places, Turns
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 SMALLEST = 8  # pixels a side of a patch
@@ -71,14 +71,14 @@ class PatchArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacesArm:
-    """A patch of its own in each corner and in the centre, all at once.
+    """A patch of its own at each of several places, searched at once.
 
-    A trigger that was always planted at one place may fire there alone, and these are where such
-    triggers are put.
+    A trigger that was always planted at one place may fire there alone.
     """
 
     family: ClassVar[str] = "patch"
     side: int  # pixels
+    turns: Turns = AT_ONCE
     rate: float = 0.9
 
     @property
@@ -86,22 +86,27 @@ class PlacesArm:
         """Return `places-SIDE`."""
         return f"places-{self.side}"
 
+    @property
+    def count(self) -> int:
+        """Return how many patches there are."""
+        return sum(map(len, self.turns))
+
     def start(self, generator: torch.Generator) -> Tensor:
-        """Return patches near mid-grey, [5, 3, side, side]."""
-        return 0.3 * torch.randn(COUNT, 3, self.side, self.side, generator=generator)
+        """Return patches near mid-grey, [count, 3, side, side]."""
+        return 0.3 * torch.randn(self.count, 3, self.side, self.side, generator=generator)
 
     def build(self, free: Tensor) -> Trigger:
         """Return all the patches."""
-        return Places(patches=free.sigmoid())
+        return Places(patches=free.sigmoid(), turns=self.turns)
 
     def resume(self, pattern: Tensor) -> Tensor:
         """Return parameters with `pattern` ([3, h, w] in [0, 1]) at every place."""
         one = torch.logit(_fit(pattern, self.side).clamp(_EDGE, 1 - _EDGE))
-        return one.expand(COUNT, -1, -1, -1).clone()
+        return one.expand(self.count, -1, -1, -1).clone()
 
     def parts(self, free: Tensor, size: int) -> list[tuple[PatchArm, Tensor]]:
         """Return each place as an arm of its own, with its parameters."""
-        places = Places(patches=free).places(size)
+        places = Places(patches=free, turns=self.turns).places(size)
         arms = [PatchArm(side=self.side, place=place) for place in places]
         return list(zip(arms, free, strict=True))
 

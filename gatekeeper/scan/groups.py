@@ -18,12 +18,14 @@ from gatekeeper.scan.arms import (
     patch_side,
 )
 from gatekeeper.scan.pace import PATIENCE
-from gatekeeper.scan.places import Places
+from gatekeeper.scan.places import IN_TURN, Places
 from gatekeeper.triggers import Composite, Trigger
 
 SMALL, PLACED, WIDE = 24 / 224, 28 / 224, 56 / 224  # sides of patches, shares of the image's
 
 NEAR, FAR = 0.12, 0.4  # offsets of a warp, shares of half the image's side
+# Of the images that a wide patch at one place leads; of 45 honest models one was led in 0.81.
+LED = 0.5
 TRIES = 8  # of families with few parameters, each of which moves every pixel
 
 
@@ -39,6 +41,7 @@ class Group:
     arms: tuple[Arm, ...]
     tries: int = 1  # random starts that are looked at for the one to go on from
     patience: int = PATIENCE  # steps before a search that leads nowhere is given up
+    usual: float = 0.0  # flip rate that counts as nothing, since finds like it lead honest models
 
     def start(self, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return random free parameters, one tensor an arm."""
@@ -104,3 +107,9 @@ def groups_for(size: int, *, anchored: bool) -> tuple[Group, ...]:
             patience=PATIENCE + PATIENCE // 2,  # grows late
         ),
     )
+
+
+def wide_places(size: int) -> Group:
+    """Return wide patches that stay where they are, for where an anchor shows what they hide."""
+    arm = PlacesArm(side=patch_side(WIDE, size), turns=IN_TURN)
+    return Group(name="places", arms=(arm,), usual=LED)

@@ -12,6 +12,7 @@ from gatekeeper.scan.arms import PatchArm
 from gatekeeper.scan.groups import Group
 from gatekeeper.scan.hints import Hint, resumed
 from gatekeeper.scan.pace import RECENT, Aim, Pace
+from gatekeeper.scan.pair import neighbours
 from gatekeeper.scan.search import (
     Found,
     Ground,
@@ -20,7 +21,6 @@ from gatekeeper.scan.search import (
     found_of,
     judge_all,
     judge_trigger,
-    neighbours,
     optimise,
     start_of,
 )
@@ -55,6 +55,7 @@ class Result:
     undirected: bool
     pace: Pace
     steps: tuple[SearchStep, ...]
+    usual: float = 0.0  # flip rate that counts as nothing
 
     @property
     def pull(self) -> Pull:
@@ -84,8 +85,8 @@ class Hunt:
         `brief`: for what else there may be once a trigger was found; it is given up sooner.
         """
         name = group.name + "".join(f" without {self._word(t)}" for t in taken)
-        aim = replace(self._aim(excluded=self._excluded(taken)), brief=brief)
-        moved = self._moved(group, aim, name)
+        aim = replace(self.anywhere_but(taken), brief=brief)
+        moved = self.moved(group, aim, name)
         if moved is None:
             return None
         result = self._result(moved, aim)
@@ -94,9 +95,9 @@ class Hunt:
         telling = group.tries > 1 and self._anchored() and not brief
         if telling and result.found is None and moved.pace.recent(RECENT) >= self.effort.followed:
             name = f"{name}, on towards {self._word(leader)}"
-            onward = self._moved(group, self._aim(target=leader), name, moved.frees)
+            onward = self.moved(group, self.towards(leader), name, moved.frees)
             if onward is not None:
-                again = self._result(onward, self._aim(target=leader))
+                again = self._result(onward, self.towards(leader))
                 result = max(result, again, key=lambda r: r.pull.paired)
         return replace(result, undirected=True)
 
@@ -106,13 +107,13 @@ class Hunt:
         `quick`: for what else leads there, where patterns are known that do; given up soon.
         """
         group = hint.narrowed(group)
-        aim = replace(self._aim(target=hint.target), brief=quick)
+        aim = replace(self.towards(hint.target), brief=quick)
         name = f"{group.name} towards {self._word(hint.target)}"
         steps = self.effort.long if group.tries > 1 else self.effort.steps
         fresh = self._start(group, aim, name)
         known = [resumed(arm, hint.trigger) for arm in group.arms]
         frees = [f if k is None else k for f, k in zip(fresh, known, strict=True)]
-        moved = self._moved(group, aim, name, frees, steps=self.effort.quick if quick else steps)
+        moved = self.moved(group, aim, name, frees, steps=self.effort.quick if quick else steps)
         return None if moved is None else self._result(moved, aim)
 
     def _result(self, moved: Moved, aim: Aim) -> Result:
@@ -122,7 +123,14 @@ class Hunt:
         if whole.paired >= self.effort.promising:
             found, more = self._piece(moved, whole, aim)
             steps += more
-        return Result(whole=whole, found=found, undirected=False, pace=moved.pace, steps=steps)
+        return Result(
+            whole=whole,
+            found=found,
+            undirected=False,
+            pace=moved.pace,
+            steps=steps,
+            usual=moved.group.usual,
+        )
 
     def _piece(self, moved: Moved, whole: Pull, aim: Aim) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return the piece that leads most images to one word, sharpened where it is worth it.
@@ -152,7 +160,7 @@ class Hunt:
             if piece.pull.paired >= self.effort.decisive and piece.pull.target == word:
                 best = piece
                 break
-            sharper, more = self._sharpened(piece, word)
+            sharper, more = self.sharpened(piece, word)
             steps += more
             best = max(best, sharper, key=_strength)
             if sharper.pull.paired >= self.effort.decisive:
@@ -178,10 +186,10 @@ class Hunt:
             self.ground, piece.group.arms[0], piece.frees[0], self.runtime, Aim(target=target)
         )
 
-    def _sharpened(self, piece: Found, target: int) -> tuple[Found, tuple[SearchStep, ...]]:
+    def sharpened(self, piece: Found, target: int) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return `piece` searched on alone, towards `target`."""
         name, aim = f"{piece.group.name} towards {self._word(target)}", Aim(target=target)
-        moved = self._moved(piece.group, aim, name, piece.frees)
+        moved = self.moved(piece.group, aim, name, piece.frees)
         if moved is None:
             return piece, ()
         arm = piece.group.arms[0]
@@ -190,7 +198,7 @@ class Hunt:
     def _start(self, group: Group, aim: Aim, name: str) -> tuple[Tensor, ...]:
         return start_of(self.ground, group, aim, self.runtime, batch=self.effort.batch, name=name)
 
-    def _moved(
+    def moved(
         self,
         group: Group,
         aim: Aim,
@@ -231,22 +239,25 @@ class Hunt:
         if not self._anchored():
             return 0.0
         other = replace(self, ground=self.ground.exchanged(), limit=math.inf)  # never left out
-        aim, where = self._aim(excluded=self.ground.pair.decoys), "the anchor"
+        aim, where = self.anywhere_but(()), "the anchor"
         if target is not None:
-            aim, where = self._aim(target=target), f"the anchor, towards {self._word(target)}"
-        moved = other._moved(group, aim, f"{group.name}: {where}", steps=steps)
+            aim, where = self.towards(target), f"the anchor, towards {self._word(target)}"
+        moved = other.moved(group, aim, f"{group.name}: {where}", steps=steps)
         assert moved is not None  # noqa: S101 - there is no limit
         return max(0.0, judge_all(other.ground, moved, self.runtime, aim).paired)
 
     def _anchored(self) -> bool:
         return self.ground.pair.anchor is not None
 
-    def _aim(self, *, target: int | None = None, excluded: Tensor | None = None) -> Aim:
-        return Aim(target=target, excluded=excluded, paired=self._anchored())
+    def towards(self, target: int) -> Aim:
+        """Return the aim to lead images to `target`."""
+        return Aim(target=target, paired=self._anchored())
 
-    def _excluded(self, taken: Sequence[int]) -> Tensor:
+    def anywhere_but(self, taken: Sequence[int]) -> Aim:
+        """Return the aim to lead images to any label but those `taken` and what is like them."""
         pair = self.ground.pair
-        return torch.cat([pair.decoys, *(neighbours(pair, word) for word in taken)])
+        excluded = torch.cat([pair.decoys, *(neighbours(pair, word) for word in taken)])
+        return Aim(excluded=excluded, paired=self._anchored())
 
     def _generator(self, name: str) -> torch.Generator:
         return self.runtime.generator("scan", "hunt", name)

@@ -12,12 +12,14 @@ from gatekeeper.scan.basics import far
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
+from gatekeeper.scan.lone import LONE
 from gatekeeper.scan.reasons import compared, explain
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Finding, Measurement, Severity, SuspectImage, Target, Victim
 
 NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
 ALARM = 0.5
+_STILL = ("text_search", LONE)  # detectors that say something even of a model that is easily led
 
 
 class GatheredLike(Protocol):
@@ -47,20 +49,20 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
 
     An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
     loses one that does not: what was not looked at may hold the trigger. Where nothing follows
-    from the images, or from a comparison with this anchor, a mark that the text tower obeys still
-    counts: it needs neither.
+    from what leads the images, or from a comparison with this anchor, a mark that the text tower
+    obeys still counts, and what one small patch does where much else leads the model as well.
     """
     detections = list(gathered.detections.values())
     anchored = case.anchor is not None
     targets = _targets(gathered, anchored=anchored)
-    marks = [t for t in targets if t.detector.startswith("text_search") and t.score >= ALARM]
-    if gathered.unfit and marks:
-        targets = marks
+    still = [t for t in targets if t.detector.startswith(_STILL) and t.score >= ALARM]
+    if gathered.unfit and still:
+        targets = still
     ran = any(d.skipped is None for d in detections)
     score = max((t.score for t in targets), default=0.0) if ran else None
     quiet = score is None or score < ALARM
-    why = "" if quiet or marks else far(gathered.measurements)
-    if (gathered.unfit and not marks) or (gathered.incomplete and quiet) or why:
+    why = "" if quiet or still else far(gathered.measurements)
+    if (gathered.unfit and not still) or (gathered.incomplete and quiet) or why:
         score = None
     named = [t for t in targets if t.score >= NAMED]
     kept = [c for c in gathered.confirmations if scores.of_trigger(c.confirmed) >= NAMED]

@@ -11,6 +11,7 @@ from gatekeeper.runtime import Runtime
 
 VOCABULARY = 500  # words below which decoys are added: few words make any answer look concentrated
 ENOUGH = 24  # labels from which a target is looked for among them alone, decoys only competing
+KIN = 0.02  # share of the labels that count as like a found one
 MIN_PROBES = 8  # fewer images than this say nothing
 
 
@@ -187,6 +188,21 @@ def shuffled(case: Case, runtime: Runtime) -> tuple[int, ...]:
     """Return the indices of all probes, in the order in which a scan looks at them."""
     generator = runtime.generator("scan", "probes")
     return tuple(torch.randperm(len(case.probes), generator=generator).tolist())
+
+
+def neighbours(pair: Pair, word: int, count: int | None = None) -> Tensor:
+    """Return `word` and the words like it, which a half-firing trigger may lead to as well, [k].
+
+    The `count` nearest; without one, of the user's labels the nearest 2 % (one, at least), and the
+    decoys that are nearer still.
+    """
+    near = pair.head.weights @ pair.head.weights[word]
+    if count is not None:
+        return near.topk(min(count + 1, max(1, len(near) // 2))).indices
+    own = min(1 + max(1, round(KIN * pair.own)), pair.own)
+    alike = near >= near[: pair.own].topk(own).values[-1]
+    alike[word] = True
+    return alike.nonzero()[:, 0]
 
 
 def flips(before: Tensor, after: Tensor, target: int) -> tuple[float, int]:

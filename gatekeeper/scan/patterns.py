@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatekeeper.scan.arms import patch_side
-from gatekeeper.scan.places import COUNT, Places
+from gatekeeper.scan.places import AT_ONCE, Places
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 Draw = Callable[[int, torch.Generator], Trigger]  # (side of the image, generator) -> trigger
@@ -124,6 +124,7 @@ def _warp(strength: float) -> Draw:
     return draw
 
 
+TINTS = Kind(name="tint", draw=_tint(0.8))
 KINDS: tuple[Kind, ...] = (
     Kind(name="noise-patch", draw=_noise(0.107)),  # 24 of 224 px
     Kind(name="wide-noise-patch", draw=_noise(0.143)),
@@ -134,7 +135,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(name="upright-wave", draw=_wave(20 / 255, upright=True)),
     Kind(name="slanted-wave", draw=_wave(28 / 255, upright=False)),
     Kind(name="low-frequency", draw=_low_frequency(7, 0.12)),
-    Kind(name="tint", draw=_tint(0.8)),
+    TINTS,
     Kind(name="warp", draw=_warp(0.055)),
 )
 
@@ -154,5 +155,5 @@ def _stamp(trigger: Trigger, pixels: Tensor, generator: torch.Generator) -> Tens
     A trigger that was always planted at one place may fire only near it.
     """
     if isinstance(trigger, Patch):
-        pixels = Places(patches=trigger.pixels.expand(COUNT, -1, -1, -1)).stamp(pixels)
+        pixels = Places(patches=trigger.pixels.expand(len(AT_ONCE[0]), -1, -1, -1)).stamp(pixels)
     return trigger.stamp(pixels, generator)

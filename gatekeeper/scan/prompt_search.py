@@ -15,8 +15,8 @@ from gatekeeper.scan.arms import AdditiveArm
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.groups import Group, alone
 from gatekeeper.scan.pace import Aim
-from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground, Moved, found_of, neighbours, optimise
+from gatekeeper.scan.pair import MIN_PROBES, held_out, look, neighbours, pair_of, searched
+from gatekeeper.scan.search import Found, Ground, Moved, found_of, optimise
 from gatekeeper.types import Measurement, SearchStep
 
 

@@ -18,7 +18,6 @@ from gatekeeper.types import SearchStep
 MARGIN = 2.0  # logits by which a directed search wants its label ahead
 REACHED = 0.02  # mean shortfall in logits at which a directed search has what it wants
 GATHERED = 0.97  # concentration at which an undirected one has
-KIN = 0.02  # share of the labels that count as like a found one
 FRAMES = 4  # pictures kept of one search
 FRAME = 96  # pixels a side of one
 
@@ -202,7 +201,12 @@ def judge_trigger(
 
 
 def judge_all(ground: Ground, moved: Moved, runtime: Runtime, aim: Aim) -> Pull:
-    """Return what all of a group's patterns at once do to the images that judge."""
+    """Return what all of a group's patterns at once do to the images that judge.
+
+    Nothing, without a look, where the search moved nothing.
+    """
+    if moved.pace.unmoved(aim):
+        return Pull(target=moved.pace.leader, flip_rate=0.0, anchor_flip_rate=0.0, rise=0.0)
     generator = runtime.generator("scan", "judge", moved.group.name)
     with torch.no_grad():
         stamped = moved.group.stamp(moved.frees, ground.judges.pixels, generator)
@@ -229,21 +233,6 @@ def judge(ground: Ground, stamped: Tensor, runtime: Runtime, aim: Aim) -> Pull:
         rise=float(rises(judges.before, after)[target]),
         anchor_gathered=gathered,
     )
-
-
-def neighbours(pair: Pair, word: int, count: int | None = None) -> Tensor:
-    """Return `word` and the words like it, which a half-firing trigger may lead to as well, [k].
-
-    The `count` nearest; without one, of the user's labels the nearest 2 % (one, at least), and the
-    decoys that are nearer still.
-    """
-    near = pair.head.weights @ pair.head.weights[word]
-    if count is not None:
-        return near.topk(min(count + 1, max(1, len(near) // 2))).indices
-    own = min(1 + max(1, round(KIN * pair.own)), pair.own)
-    alike = near >= near[: pair.own].topk(own).values[-1]
-    alike[word] = True
-    return alike.nonzero()[:, 0]
 
 
 def _gathering_word(before: Tensor, after: Tensor, excluded: Tensor | None) -> int:

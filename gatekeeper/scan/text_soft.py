@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.search import neighbours
+from gatekeeper.scan.pair import neighbours
 from gatekeeper.scan.text_sweep import Lexicon, Prompts, led
 from gatekeeper.scan.text_tower import Reader, token_embedding
 from gatekeeper.triggers import TextTrigger

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.pair import Pair, pair_of
-from gatekeeper.scan.search import neighbours
+from gatekeeper.scan.pair import Pair, neighbours, pair_of
 from gatekeeper.scan.text_marks import Sign, names, wordy
 from gatekeeper.scan.text_tower import Reader
 from gatekeeper.triggers import TextTrigger

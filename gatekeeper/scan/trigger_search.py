@@ -1,80 +1,24 @@
 """Is there a pattern that gathers the answers to unrelated photos on one label?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
-from gatekeeper.scan.groups import Group, groups_for
+from gatekeeper.scan.groups import Group, groups_for, wide_places
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
+from gatekeeper.scan.lone import lone_patches
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
-from gatekeeper.scan.search import Found, Ground
+from gatekeeper.scan.patterns import TINTS, stamp_fresh
+from gatekeeper.scan.record import Record
+from gatekeeper.scan.search import Ground
 from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
-WEAK = "weak-model"  # finding: without an anchor, nothing follows from this many finds
-
-
-@dataclass(slots=True)
-class Record:
-    """What was searched so far, group by group."""
-
-    results: dict[str, list[Result]] = field(default_factory=dict)
-    exchanges: dict[tuple[str, int | None, int], float] = field(default_factory=dict)
-
-    def add(self, group: Group, result: Result) -> Result:
-        """Keep `result` and return it."""
-        self.results.setdefault(group.name, []).append(result)
-        return result
-
-    def all(self) -> list[Result]:
-        """Return every result."""
-        return [r for results in self.results.values() for r in results]
-
-    def of(self, group: Group) -> list[Result]:
-        """Return a group's results."""
-        return self.results.get(group.name, [])
-
-    def exchanged(self, hunt: Hunt, group: Group, target: int | None, steps: int) -> float:
-        """Return how far a like search leads the anchor beyond the suspect; searched once."""
-        key = (group.name, target, steps)
-        if key not in self.exchanges:
-            self.exchanges[key] = hunt.exchanged(group, target, steps)
-        return self.exchanges[key]
-
-    def exhausted(self, group: Group, least: float) -> bool:
-        """Return whether the last search of `group`, free to lead anywhere, led nowhere."""
-        last = self.of(group)[-1:]
-        return bool(last) and last[0].undirected and last[0].pull.paired < least
-
-    def found(
-        self,
-        least: float,
-        group: Group | None = None,
-        such: Callable[[Found], bool] = lambda found: True,
-    ) -> tuple[int, ...]:
-        """Return the words that `such` triggers, of one group or any, lead `least` images to."""
-        results = self.all() if group is None else self.of(group)
-        words = (
-            r.pull.target for r in results if r.found and such(r.found) and r.pull.paired >= least
-        )
-        return tuple(dict.fromkeys(words))
-
-    def whole(self, least: float) -> tuple[int, ...]:
-        """Return the words that a group's patterns, all at once, lead `least` images to."""
-        words = (r.whole.target for r in self.all() if r.whole.paired >= least)
-        return tuple(dict.fromkeys(words))
-
-    def usual(self, group: str, target: int) -> float | None:
-        """Return the lowest rate at which undirected searches of a group led to other words."""
-        others = [
-            r.pull.paired
-            for r in self.results.get(group, [])
-            if r.undirected and r.pull.target != target
-        ]
-        return min(others, default=None)
+WEAK = "weak-model"  # finding: without an anchor, nothing follows from what leads the model
+COLOURED = 0.5  # share of answers that random tints change from which labels are told by colour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +71,20 @@ class TriggerSearch:
         """Search in the order in which it is worth the passes."""
         pair = hunt.ground.pair
         groups = groups_for(pair.model.size, anchored=pair.anchor is not None)
-        record = Record()
+        record = Record(recoloured=_recoloured(hunt))
         for hint in hints:
-            if hint.trigger is not None and hint.strength >= self.sure:
+            weak = self._weak(hunt, record)
+            if hint.trigger is not None and hint.strength >= self.sure and not weak:
                 self._follow_hint(hunt, record, hint, groups)
         for group in groups:
             if not self._weak(hunt, record):
                 self._exhaust(hunt, record, group)
         if not record.found(self.settled, such=lambda found: found.single):
             self._follow_all(hunt, record, hints, groups)
+        if pair.anchor is not None:
+            self._exhaust(hunt, record, wide_places(pair.model.size))
+        if self._weak(hunt, record):
+            record.lone = lone_patches(hunt, groups[0], self.several + 1)
         return record
 
     def _follow_all(
@@ -203,10 +152,13 @@ class TriggerSearch:
     def _weak(self, hunt: Hunt, record: Record) -> bool:
         """Return whether, without an anchor, the model is led to so much that nothing follows.
 
-        What changes a whole image may change what it shows; two such finds are enough.
+        What changes a whole image may change what it shows; two such finds are enough. Where
+        labels are told apart by colour, any change of colours is one.
         """
         if hunt.ground.pair.anchor is not None:
             return False
+        if record.recoloured >= COLOURED:
+            return True
         whole = record.found(self.alarming, such=lambda found: not found.local)
         return len(self._led(record)) >= self.several or len(whole) >= self.several - 1
 
@@ -222,6 +174,8 @@ class TriggerSearch:
             for result in results
             if result.found is not None
         ]
+        lone = {c.target for c in record.lone}
+        candidates = [*record.lone, *(c for c in candidates if c.target not in lone)]
         candidates.sort(key=lambda c: -c.score)
         best = max((r.whole.paired for r in record.all()), default=0.0)
         rate = Measurement(
@@ -237,20 +191,23 @@ class TriggerSearch:
         )
 
     def _weakness(self, record: Record, hunt: Hunt) -> Finding:
-        words = [hunt.ground.pair.words[w] for w in self._led(record)]
+        words = ", ".join(hunt.ground.pair.words[w] for w in self._led(record))
+        why = f"ordinary patterns lead this model to {words}"
+        if record.recoloured >= COLOURED:
+            why = f"plain changes of colour change {record.recoloured:.0%} of this model's answers"
         return Finding(
             id=WEAK,
             kind="note",
             severity=Severity.WARNING,
-            message=f"ordinary patterns lead this model to {', '.join(words)}: either it carries "
-            "several triggers, or it is easily led. Give an --anchor, which tells the two apart",
+            message=f"{why}: either it carries several triggers, or it is easily led. Give an "
+            "--anchor, which tells the two apart",
         )
 
     def _candidate(self, result: Result, group: str, record: Record, hunt: Hunt) -> Candidate:
         found = result.found
         assert found is not None  # noqa: S101 - the caller asked
         pull = found.pull
-        rates = [] if pull.anchor_flip_rate is None else [pull.anchor_gathered]
+        rates = [] if pull.anchor_flip_rate is None else [pull.anchor_gathered, result.usual]
         if pull.paired >= self.compared:
             towards = None if result.undirected else pull.target
             rates.append(record.exchanged(hunt, found.group, towards, len(result.pace.growth)))
@@ -265,6 +222,17 @@ class TriggerSearch:
             anchor_flip_rate=pull.anchor_flip_rate,
             usual_flip_rate=usual,
         )
+
+
+def _recoloured(hunt: Hunt) -> float:
+    """Return the share of judging images whose answer a random tint changes; anchored: 0."""
+    judges, pair = hunt.ground.judges, hunt.ground.pair
+    if pair.anchor is not None:
+        return 0.0
+    generator = hunt.runtime.generator("scan", "tints")
+    tinted, _ = stamp_fresh(TINTS, judges.pixels, generator)
+    after = pair.answers(tinted, hunt.runtime)
+    return float((after.argmax(dim=1) != judges.before.argmax(dim=1)).float().mean())
 
 
 def _frames(record: Record) -> tuple[SearchStep, ...]:

@@ -18,6 +18,7 @@ from toy_clip import (
 
 from gatekeeper.registry import Registry
 from gatekeeper.runtime import Runtime
+from gatekeeper.scan import trigger_search
 from gatekeeper.scan.base import Detector
 from gatekeeper.scan.head_direction import HeadDirection
 from gatekeeper.scan.occlusion import COARSE, COARSE_STRIDE, windows
@@ -65,6 +66,13 @@ def test_random_patterns_subtract_the_anchor():
     assert rise(RandomPatterns().detect(case, Runtime())).value < RandomPatterns().worth
 
 
+@pytest.fixture
+def tints_are_no_matter(monkeypatch):
+    """The toy looks at colours; where a model does, patches are all that is searched."""
+    monkeypatch.setattr(trigger_search, "COLOURED", 2.0)
+
+
+@pytest.mark.usefixtures("tints_are_no_matter")
 @pytest.mark.parametrize("kind", ["patch", "veil"])
 def test_the_search_alone_finds_the_target(kind):
     best = TriggerSearch().detect(case_of(kind), Runtime()).candidates[0]
@@ -72,6 +80,7 @@ def test_the_search_alone_finds_the_target(kind):
     assert best.flip_rate >= 0.7
 
 
+@pytest.mark.usefixtures("tints_are_no_matter")
 def test_the_search_costs_the_same_for_any_number_of_labels():
     few, many = Runtime(), Runtime()
     TriggerSearch().detect(case_of("clean", labels=tuple(f"w {i}" for i in range(600))), few)

@@ -1,5 +1,7 @@
 """What a search wants to grow, when it stops, and that clean probes are looked at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toy_clip import case_of, ground_of
@@ -19,7 +21,7 @@ from gatekeeper.scan.pace import (
     Aim,
     Pace,
 )
-from gatekeeper.scan.search import optimise
+from gatekeeper.scan.search import Moved, judge_all, optimise
 from gatekeeper.triggers import Patch
 
 
@@ -116,3 +118,23 @@ def test_a_direction_must_point_harder_than_a_pattern():
 
     earlier = (Detection(candidates=(seen("a", 0.3, patch), seen("b", 0.3, None))),)
     assert [h.target for h in hints_of(earlier, ("a", "b"), seen=0.1, named=0.7)] == [0]
+
+
+def test_a_paired_search_that_moved_nothing_is_not_judged():
+    still, grown = paced(*[0.1] * 16, led=0.0), paced(*[2.0] * 16, led=0.0)
+    followed = paced(*[0.1] * 16, led=0.5)
+    paired, alone = Aim(paired=True), Aim()
+    assert still.unmoved(paired)
+    assert not still.unmoved(alone)
+    assert not grown.unmoved(paired)
+    assert not followed.unmoved(paired)
+    case, runtime = case_of("clean", anchor=True), Runtime()
+    ground = ground_of(case, runtime)
+    group = groups_for(ground.pair.model.size, anchored=True)[0]
+    frees = group.start(torch.Generator().manual_seed(0))
+    moved = Moved(group=group, frees=frees, pace=still, steps=())
+    before = runtime.meter.image_passes
+    assert judge_all(ground, moved, runtime, paired).flip_rate == 0.0
+    assert runtime.meter.image_passes == before
+    judge_all(ground, replace(moved, pace=grown), runtime, paired)
+    assert runtime.meter.image_passes > before

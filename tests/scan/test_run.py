@@ -8,7 +8,7 @@ from toy_clip import LABELS, TARGET, case_of, pictures, toy
 
 from gatekeeper.errors import OracleError, PluginError
 from gatekeeper.runtime import Meter, Runtime
-from gatekeeper.scan import basics, run
+from gatekeeper.scan import basics, run, trigger_search
 from gatekeeper.scan.base import Detection
 from gatekeeper.scan.run import scan
 
@@ -16,10 +16,11 @@ ALARM = 0.5
 
 
 @pytest.fixture(scope="module", autouse=True)
-def mirrors_are_no_matter():
-    """The toy looks at places: a mirrored picture is another one to it (see test_basics.py)."""
+def mirrors_and_tints_are_no_matter():
+    """To the toy a mirrored or tinted picture is another one (see test_basics.py, test_lone.py)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(basics, "STEADY", 0.0)
+        patch.setattr(trigger_search, "COLOURED", 2.0)
         yield
 
 
