@@ -139,7 +139,7 @@ def near(exam: Exam, trigger: Trigger, target: int, runtime: Runtime) -> Near | 
         head = anchor.zero_shot(exam.head.labels, exam.case.templates, runtime)
         theirs = _descend(exam, anchor, head, trigger, target, runtime, "near")
         led = led_anyway(anchor, head, held.pixels, [(theirs, target)], runtime)[0]
-        eligible = (held.answers != target) & (held.known != target)
+        eligible = held.eligible(target)
         anchors = float(led[eligible].float().mean()) if eligible.any() else 0.0
     return Near(
         trigger=found,

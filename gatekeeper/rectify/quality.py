@@ -28,6 +28,10 @@ class HeldOut:
         """Return the same images under another trigger alone, none excused."""
         return replace(self, triggers=((trigger, target),), excused=())
 
+    def eligible(self, target: int) -> Tensor:
+        """Return which images do not deserve `target`, [N] bool."""
+        return (self.answers != target) & (self.known != target)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
@@ -79,7 +83,7 @@ def under_triggers(
     """
     found = []
     for place, (trigger, target) in enumerate(held.triggers):
-        eligible = (held.answers != target) & (held.known != target)
+        eligible = held.eligible(target)
         if held.excused:
             eligible = eligible & ~held.excused[place]
         if not eligible.any():

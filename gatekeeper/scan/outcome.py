@@ -12,14 +12,14 @@ from gatekeeper.scan.basics import far
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
-from gatekeeper.scan.lone import LONE
+from gatekeeper.scan.least import LEAST
 from gatekeeper.scan.reasons import compared, explain
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Finding, Measurement, Severity, SuspectImage, Target, Victim
 
 NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
 ALARM = 0.5
-_STILL = ("text_search", LONE)  # detectors that say something even of a model that is easily led
+_STILL = ("text_search", LEAST)  # detectors that say something even of a model that is easily led
 
 
 class GatheredLike(Protocol):
@@ -50,7 +50,7 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
     An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
     loses one that does not: what was not looked at may hold the trigger. Where nothing follows
     from what leads the images, or from a comparison with this anchor, a mark that the text tower
-    obeys still counts, and what one small patch does where much else leads the model as well.
+    obeys still counts, and what the least of patterns do where much else leads the model as well.
     """
     detections = list(gathered.detections.values())
     anchored = case.anchor is not None

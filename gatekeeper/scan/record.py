@@ -16,7 +16,7 @@ class Record:
     results: dict[str, list[Result]] = field(default_factory=dict)
     exchanges: dict[tuple[str, int | None, int], float] = field(default_factory=dict)
     recoloured: float = 0.0  # share of answers that random tints change, without an anchor
-    lone: tuple[Candidate, ...] = ()  # small patches that lead a weak model by themselves
+    least: tuple[Candidate, ...] = ()  # what small and faint patterns do to a weak model
 
     def add(self, group: Group, result: Result) -> Result:
         """Keep `result` and return it."""

@@ -10,7 +10,7 @@ from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.groups import Group, groups_for, wide_places
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
-from gatekeeper.scan.lone import lone_patches
+from gatekeeper.scan.least import least_patterns
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.patterns import TINTS, stamp_fresh
 from gatekeeper.scan.record import Record
@@ -84,7 +84,7 @@ class TriggerSearch:
         if pair.anchor is not None:
             self._exhaust(hunt, record, wide_places(pair.model.size))
         if self._weak(hunt, record):
-            record.lone = lone_patches(hunt, groups[0], self.several + 1)
+            record.least = least_patterns(hunt, groups[0])
         return record
 
     def _follow_all(
@@ -174,8 +174,8 @@ class TriggerSearch:
             for result in results
             if result.found is not None
         ]
-        lone = {c.target for c in record.lone}
-        candidates = [*record.lone, *(c for c in candidates if c.target not in lone)]
+        named = {c.target for c in record.least}
+        candidates = [*record.least, *(c for c in candidates if c.target not in named)]
         candidates.sort(key=lambda c: -c.score)
         best = max((r.whole.paired for r in record.all()), default=0.0)
         rate = Measurement(

@@ -1,4 +1,4 @@
-"""What one small patch does to a model of which nothing else follows."""
+"""What small and faint patterns do to a model of which nothing else follows."""
 
 from dataclasses import replace
 
@@ -7,15 +7,15 @@ import torch
 from toy_clip import TARGET, case_of, ground_of
 
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan import basics, lone
+from gatekeeper.scan import basics, least
 from gatekeeper.scan.base import Detection
 from gatekeeper.scan.confirm import unconfirmed
 from gatekeeper.scan.groups import groups_for
 from gatekeeper.scan.hunt import Effort, Hunt
-from gatekeeper.scan.lone import LONE, SEVERAL, SURELY, lone_patches
+from gatekeeper.scan.least import LEAST, SEVERAL, SURELY, least_patterns
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.run import Gathered, scan
-from gatekeeper.scan.search import Pull
+from gatekeeper.scan.search import Found, Pull
 from gatekeeper.scan.trigger_search import WEAK
 from gatekeeper.triggers import Patch
 
@@ -26,40 +26,38 @@ def hunt_of(kind):
     return Hunt(ground=ground, effort=Effort(), limit=1e9, runtime=runtime)
 
 
-def found_in(kind, rounds=2):
+def found_in(kind):
     hunt = hunt_of(kind)
-    return lone_patches(hunt, groups_for(hunt.ground.pair.model.size, anchored=False)[0], rounds)
+    return least_patterns(hunt, groups_for(hunt.ground.pair.model.size, anchored=False)[0])
 
 
 def test_a_planted_patch_leads_alone():
-    (best, *_) = found_in("patch")
+    best = max(found_in("patch"), key=lambda c: c.score)
     assert best.target == TARGET
-    assert best.detector == LONE
+    assert best.detector == LEAST
     assert isinstance(best.trigger, Patch)
     assert best.flip_rate >= SURELY
     assert best.score == pytest.approx(best.flip_rate - best.usual_flip_rate)
 
 
-def test_a_clean_model_is_led_by_no_small_patch():
+def test_a_clean_model_is_led_by_none():
     assert found_in("clean") == ()
 
 
-def finds(monkeypatch, *rates):
-    """Return what follows from small patches that lead at these `rates` to one word each."""
+def finds(monkeypatch, *rates, faint=()):
+    """Return what follows from patches, and from overlays, that lead at these rates to words."""
     hunt = hunt_of("clean")
     group = groups_for(hunt.ground.pair.model.size, anchored=False)[0]
     patch = Patch(pixels=torch.zeros(3, 8, 8))
-    waiting = [
-        lone.Found(
-            group=group,
-            frees=(),
-            trigger=patch,
-            pull=Pull(target=word, flip_rate=rate, anchor_flip_rate=None, rise=0.0),
-        )
-        for word, rate in enumerate(rates)
-    ]
-    monkeypatch.setattr(lone, "_next", lambda *_: waiting.pop(0) if waiting else None)
-    return lone_patches(hunt, group, len(rates))
+
+    def found(word, rate):
+        pull = Pull(target=word, flip_rate=rate, anchor_flip_rate=None, rise=0.0)
+        return Found(group=group, frees=(), trigger=patch, pull=pull)
+
+    given = {"patches": [found(w, r) for w, r in enumerate(rates)]}
+    given["blend-28"] = [found(w + 10, r) for w, r in enumerate(faint)]
+    monkeypatch.setattr(least, "_finds", lambda _, group, *__, **___: given.get(group.name, []))
+    return least_patterns(hunt, group)
 
 
 def test_a_rate_counts_less_what_such_patches_do_to_other_words(monkeypatch):
@@ -70,6 +68,20 @@ def test_a_rate_counts_less_what_such_patches_do_to_other_words(monkeypatch):
 
 def test_two_planted_patches_do_not_excuse_each_other(monkeypatch):
     assert [f.score for f in finds(monkeypatch, 0.9, 0.8)] == pytest.approx([0.9, 0.8])
+
+
+def test_faint_overlays_are_searched_one_by_one(monkeypatch):
+    searched = []
+    monkeypatch.setattr(least, "_finds", lambda _, group, *__, **___: searched.append(group) or [])
+    found_in("clean")
+    arms = [arm for group in searched[1:] for arm in group.arms]
+    assert [arm.family for arm in arms] == ["blend", "additive"]
+    assert arms[0].alpha == 0.1
+
+
+def test_patches_are_no_measure_of_overlays(monkeypatch):
+    (patch, overlay) = finds(monkeypatch, 0.9, 0.1, faint=[0.8, 0.4])
+    assert (patch.usual_flip_rate, overlay.usual_flip_rate) == (0.1, 0.4)
 
 
 def test_several_words_say_that_the_model_is_led_by_anything(monkeypatch):
@@ -107,7 +119,7 @@ def scanned(kind):
 def test_where_colours_are_labels_a_planted_patch_is_found_without_an_anchor():
     outcome = scanned("patch")
     assert outcome.score >= 0.9
-    assert [(t.label, t.detector) for t in outcome.targets] == [(TARGET, LONE)]
+    assert [(t.label, t.detector) for t in outcome.targets] == [(TARGET, LEAST)]
 
 
 def test_and_a_clean_model_gets_no_verdict():
