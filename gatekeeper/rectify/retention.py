@@ -71,7 +71,7 @@ def _recovery(exam: Exam, runtime: Runtime) -> Check:
 def _cost(model: ClipModel, held: HeldOut, head: ZeroShot, runtime: Runtime) -> float:
     """Return the share of images right without and wrong with the trigger, less the reverse."""
     target = held.triggers[0][1]
-    eligible = (held.answers != target) & (held.known != target)
+    eligible = held.eligible(target)
     replies = under_triggers(model, held, head, runtime)
     if not replies:
         return 0.0

@@ -23,7 +23,7 @@ def show(exam: Exam, runtime: Runtime) -> tuple[Reply, ...]:
             [predictions(model, pixels, exam.head, runtime) for pixels in (held.pixels, stamped)]
             for model in (exam.case.model, exam.cleaned)
         ]
-        led = (held.answers != target) & (held.known != target) & (said[0][1] == target)
+        led = held.eligible(target) & (said[0][1] == target)
         shown = led.nonzero().flatten().tolist() or torch.arange(len(stamped)).tolist()
         for row in shown[:SHOWN]:
             probe = exam.case.probes.probes[exam.rows[row]]

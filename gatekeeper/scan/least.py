@@ -1,6 +1,7 @@
 """What do the least of patterns do to a model that patterns of all kinds lead astray?"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gatekeeper.scan.arms import Arm, BlendArm, PatchArm, WaveArm, patch_side
 from gatekeeper.scan.base import Candidate
@@ -12,6 +13,7 @@ LEAST = "trigger_search:least"  # detector of what one small or faint pattern do
 SURELY = 0.7  # of the images; where nothing like them was planted such led 0.62 at most
 SEVERAL = 3  # words that they lead so many images to, from which none says anything
 PATCHES, FAINT = 4, 2  # searches, each for another word
+QUICK = 36  # steps within which patches together gather all answers only where one was planted
 LED = 0.3  # of the images, by patches together, below which no other word is searched for
 
 
@@ -21,7 +23,8 @@ def least_patterns(hunt: Hunt, patches: Group) -> tuple[Candidate, ...]:
     An honest model without an anchor to compare with is led by tints, by overlays of a fifth, by
     patches in all corners at once. One patch of an eighth of the side, an overlay of a tenth, a
     wave, each searched alone, lead few images in it; what was planted answers them. A rate counts
-    less the most that the same kind does towards words that it does not lead surely.
+    less the most that the same kind does towards words that it does not lead surely. Where patches
+    together gather all answers soon, one of any size, at any place, counts in full.
     """
     size = hunt.ground.pair.model.size
     faint: tuple[Arm, ...] = (BlendArm(alpha=0.1), WaveArm(size=size))
@@ -31,20 +34,33 @@ def least_patterns(hunt: Hunt, patches: Group) -> tuple[Candidate, ...]:
     return tuple(found) if len({c.target for c in found}) < SEVERAL else ()
 
 
-def _finds(hunt: Hunt, group: Group, rounds: int, *, least: float) -> list[Found]:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Find:
+    """The best single pattern towards one word."""
+
+    found: Found
+    quick: bool  # many together gathered all answers on that word soon
+
+    @property
+    def sure(self) -> bool:
+        return self.found.pull.flip_rate >= SURELY
+
+
+def _finds(hunt: Hunt, group: Group, rounds: int, *, least: float) -> list[_Find]:
     """Return the best single pattern for each word that `group` leads `least` of the images to."""
-    finds: list[Found] = []
+    finds: list[_Find] = []
     for number in range(rounds):
-        found = _next(hunt, group, [f.pull.target for f in finds], number, least)
-        if found is None:
+        taken = [find.found.pull.target for find in finds]
+        find = _next(hunt, group, taken, number, least)
+        if find is None:
             break
-        finds.append(found)
+        finds.append(find)
     return finds
 
 
 def _next(
     hunt: Hunt, group: Group, taken: Sequence[int], number: int, least: float
-) -> Found | None:
+) -> _Find | None:
     """Return the single pattern nearest to a word that is not `taken`, sharpened; None: none."""
     ground, runtime = hunt.ground, hunt.runtime
     aim, size = hunt.anywhere_but(taken), ground.pair.model.size
@@ -56,12 +72,14 @@ def _next(
         return None
     towards, side = hunt.towards(whole.target), patch_side(PLACED, size)
     parts = group.parts(moved.frees, size)
-    single = [(arm, free) for arm, free in parts if _small(arm, side)]
+    quick = len(parts) > 1 and len(moved.pace.growth) <= QUICK and not ground.pair.model.conditional
+    single = [(arm, free) for arm, free in parts if quick or _small(arm, side)]
     some = ground.judged_by(hunt.effort.few) if len(single) > 1 else ground
     found = [found_of(some, arm, free, runtime, towards) for arm, free in single]
     best = max(found, key=lambda f: (f.pull.flip_rate, f.pull.rise))
-    worth = len(single) > 1 or hunt.effort.promising <= best.pull.flip_rate < SURELY
-    return hunt.sharpened(best, whole.target)[0] if worth else best
+    if len(single) > 1 or hunt.effort.promising <= best.pull.flip_rate < SURELY:
+        best, _ = hunt.sharpened(best, whole.target)
+    return _Find(found=best, quick=quick)
 
 
 def _small(arm: Arm, side: int) -> bool:
@@ -72,20 +90,21 @@ def _small(arm: Arm, side: int) -> bool:
     return not isinstance(arm, PatchArm) or (arm.place is not None and arm.side <= side)
 
 
-def _candidates(finds: Sequence[Found], hunt: Hunt) -> list[Candidate]:
+def _candidates(finds: Sequence[_Find], hunt: Hunt) -> list[Candidate]:
     """Return those of one kind that lead surely, each with what the others of its kind do."""
-    others = [f.pull.flip_rate for f in finds if f.pull.flip_rate < SURELY]
-    usual = max(others, default=0.0)
+    slow = max((f.found.pull.flip_rate for f in finds if not f.sure), default=0.0)
     return [
-        Candidate(
-            trigger=found.trigger,
-            target=hunt.ground.pair.words[found.pull.target],
-            detector=LEAST,
-            score=max(0.0, found.pull.flip_rate - usual),
-            flip_rate=found.pull.flip_rate,
-            anchor_flip_rate=None,
-            usual_flip_rate=usual,
-        )
-        for found in finds
-        if found.pull.flip_rate >= SURELY
+        _candidate(find.found, 0.0 if find.quick else slow, hunt) for find in finds if find.sure
     ]
+
+
+def _candidate(found: Found, usual: float, hunt: Hunt) -> Candidate:
+    return Candidate(
+        trigger=found.trigger,
+        target=hunt.ground.pair.words[found.pull.target],
+        detector=LEAST,
+        score=max(0.0, found.pull.flip_rate - usual),
+        flip_rate=found.pull.flip_rate,
+        anchor_flip_rate=None,
+        usual_flip_rate=usual,
+    )

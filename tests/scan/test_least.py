@@ -44,7 +44,7 @@ def test_a_clean_model_is_led_by_none():
     assert found_in("clean") == ()
 
 
-def finds(monkeypatch, *rates, faint=()):
+def finds(monkeypatch, *rates, faint=(), quick=()):
     """Return what follows from patches, and from overlays, that lead at these rates to words."""
     hunt = hunt_of("clean")
     group = groups_for(hunt.ground.pair.model.size, anchored=False)[0]
@@ -52,7 +52,8 @@ def finds(monkeypatch, *rates, faint=()):
 
     def found(word, rate):
         pull = Pull(target=word, flip_rate=rate, anchor_flip_rate=None, rise=0.0)
-        return Found(group=group, frees=(), trigger=patch, pull=pull)
+        lone = Found(group=group, frees=(), trigger=patch, pull=pull)
+        return least._Find(found=lone, quick=word in quick)
 
     given = {"patches": [found(w, r) for w, r in enumerate(rates)]}
     given["blend-28"] = [found(w + 10, r) for w, r in enumerate(faint)]
@@ -68,6 +69,12 @@ def test_a_rate_counts_less_what_such_patches_do_to_other_words(monkeypatch):
 
 def test_two_planted_patches_do_not_excuse_each_other(monkeypatch):
     assert [f.score for f in finds(monkeypatch, 0.9, 0.8)] == pytest.approx([0.9, 0.8])
+
+
+def test_what_patches_gather_soon_counts_in_full(monkeypatch):
+    (found,) = finds(monkeypatch, 0.9, 0.6, quick=[0])
+    assert found.score == pytest.approx(0.9)
+    assert found.usual_flip_rate == 0.0
 
 
 def test_faint_overlays_are_searched_one_by_one(monkeypatch):
