@@ -107,6 +107,15 @@ def far(rows: Sequence[Measurement]) -> str:
     )
 
 
+def another_view(pixels: Tensor) -> Tensor:
+    """Return images ([N, 3, S, S]) mirrored and cropped a little, which changes nothing in them."""
+    size = pixels.shape[-1]
+    side = max(1, round(VIEW * size))
+    start = (size - side) // 2
+    part = pixels[..., start : start + side, start : start + side].flip(-1)
+    return F.interpolate(part, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
 def _alikeness(embeddings: Tensor) -> float:
     """Return the mean cosine of different rows of `embeddings` ([N, D] unit); 0 for one row."""
     n = len(embeddings)
@@ -119,11 +128,6 @@ def _alikeness(embeddings: Tensor) -> float:
 def _steadiness(
     case: Case, pixels: Tensor, answers: Tensor, head: ZeroShot, runtime: Runtime
 ) -> Measurement:
-    size = pixels.shape[-1]
-    side = max(1, round(VIEW * size))
-    start = (size - side) // 2
-    part = pixels[..., start : start + side, start : start + side].flip(-1)
-    view = F.interpolate(part, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
-    again = head.logits(case.model.embed(view, runtime)).argmax(dim=1)
+    again = head.logits(case.model.embed(another_view(pixels), runtime)).argmax(dim=1)
     stayed = float(torch.eq(again, answers).float().mean())
     return Measurement(name="clean.steadiness", value=stayed, n=len(pixels))

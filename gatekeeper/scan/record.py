@@ -15,7 +15,9 @@ class Record:
 
     results: dict[str, list[Result]] = field(default_factory=dict)
     exchanges: dict[tuple[str, int | None, int], float] = field(default_factory=dict)
-    recoloured: float = 0.0  # share of answers that random tints change, without an anchor
+    recoloured: float = (
+        0.0  # share of answers that tints change beyond a mirror's, without an anchor
+    )
     least: tuple[Candidate, ...] = ()  # what small and faint patterns do to a weak model
 
     def add(self, group: Group, result: Result) -> Result:

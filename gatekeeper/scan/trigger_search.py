@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from torch import Tensor
+
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.basics import another_view
 from gatekeeper.scan.groups import Group, groups_for, wide_places
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
@@ -18,7 +21,9 @@ from gatekeeper.scan.search import Ground
 from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
 WEAK = "weak-model"  # finding: without an anchor, nothing follows from what leads the model
-COLOURED = 0.5  # share of answers that random tints change from which labels are told by colour
+# Share of answers that random tints change beyond those that a mirror does, from which labels are
+# told apart by colour.
+COLOURED = 0.35
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +199,10 @@ class TriggerSearch:
         words = ", ".join(hunt.ground.pair.words[w] for w in self._led(record))
         why = f"ordinary patterns lead this model to {words}"
         if record.recoloured >= COLOURED:
-            why = f"plain changes of colour change {record.recoloured:.0%} of this model's answers"
+            why = (
+                f"plain changes of colour change {record.recoloured:.0%} more of this model's "
+                "answers than a mirror does"
+            )
         return Finding(
             id=WEAK,
             kind="note",
@@ -225,14 +233,19 @@ class TriggerSearch:
 
 
 def _recoloured(hunt: Hunt) -> float:
-    """Return the share of judging images whose answer a random tint changes; anchored: 0."""
-    judges, pair = hunt.ground.judges, hunt.ground.pair
+    """Return what share of answers random tints change beyond a mirror's; anchored: 0."""
+    ground, pair, runtime = hunt.ground, hunt.ground.pair, hunt.runtime
     if pair.anchor is not None:
         return 0.0
-    generator = hunt.runtime.generator("scan", "tints")
-    tinted, _ = stamp_fresh(TINTS, judges.pixels, generator)
-    after = pair.answers(tinted, hunt.runtime)
-    return float((after.argmax(dim=1) != judges.before.argmax(dim=1)).float().mean())
+    pixels = ground.judges.pixels
+    before = ground.judges.before[:, : pair.own].argmax(dim=1)
+
+    def changed(seen: Tensor) -> float:
+        after = pair.answers(seen, runtime)[:, : pair.own].argmax(dim=1)
+        return float((after != before).float().mean())
+
+    tinted, _ = stamp_fresh(TINTS, pixels, runtime.generator("scan", "tints"))
+    return changed(tinted) - changed(another_view(pixels))
 
 
 def _frames(record: Record) -> tuple[SearchStep, ...]:
