@@ -76,10 +76,17 @@ def _next(
     single = [(arm, free) for arm, free in parts if quick or _small(arm, side)]
     some = ground.judged_by(hunt.effort.few) if len(single) > 1 else ground
     found = [found_of(some, arm, free, runtime, towards) for arm, free in single]
-    best = max(found, key=lambda f: (f.pull.flip_rate, f.pull.rise))
+    best = max(found, key=_strength)
     if len(single) > 1 or hunt.effort.promising <= best.pull.flip_rate < SURELY:
         best, _ = hunt.sharpened(best, whole.target)
+    if quick and best.pull.flip_rate < SURELY:  # too soon for its pieces to tell: the widest
+        wide, _ = hunt.sharpened(found[0], whole.target)
+        best = max(best, wide, key=_strength)
     return _Find(found=best, quick=quick)
+
+
+def _strength(found: Found) -> tuple[float, float]:
+    return (found.pull.flip_rate, found.pull.rise)
 
 
 def _small(arm: Arm, side: int) -> bool:
