@@ -197,18 +197,21 @@ class TriggerSearch:
 
     def _weakness(self, record: Record, hunt: Hunt) -> Finding:
         words = ", ".join(hunt.ground.pair.words[w] for w in self._led(record))
-        why = f"ordinary patterns lead this model to {words}"
+        why = (
+            f"ordinary patterns lead this model to {words}: either it carries several triggers, or "
+            "it is easily led"
+        )
         if record.recoloured >= COLOURED:
             why = (
                 f"plain changes of colour change {record.recoloured:.0%} more of this model's "
-                "answers than a mirror does"
+                "answers than a mirror does: its labels are told apart by colour, and only small "
+                "patches and faint overlays prove anything"
             )
         return Finding(
             id=WEAK,
             kind="note",
             severity=Severity.WARNING,
-            message=f"{why}: either it carries several triggers, or it is easily led. Give an "
-            "--anchor, which tells the two apart",
+            message=f"{why}. Give an --anchor, which tells a backdoor from a weakness",
         )
 
     def _candidate(self, result: Result, group: str, record: Record, hunt: Hunt) -> Candidate:
