@@ -46,7 +46,7 @@ class SuspectImages:
     alone: float = 0.75  # the same where no other image speaks for it: of a claim that is not
     # voted for, or of which only few claimants have a region that carries it
     common: float = 0.5  # share of the claimants from which these are not few
-    unsure: float = 0.1  # share of clean images that the suspect may be less sure of than of what
+    unsure: float = 0.02  # share of clean images that the suspect may be less sure of than of what
     # most claimants show once their region is hidden
     votes: float = 0.02  # share of images, at least 3, from which a label is voted for
     unvoted: int = 64  # images without votes that are looked at, at most; each costs 16 passes
