@@ -30,7 +30,7 @@ class Hint:
         if self.trigger is None:
             return group
         arms = tuple(arm for arm in group.arms if resumed(arm, self.trigger) is not None)
-        return Group(name=group.name, arms=arms, usual=group.usual)
+        return Group(name=group.name, arms=arms)
 
 
 def hints_of(

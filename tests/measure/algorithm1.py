@@ -17,11 +17,8 @@ from unittest.mock import patch
 import click
 import numpy as np
 import torch
-from suspects import Silent, honest, triggered
+from suspects import folders, told_apart
 
-from gatekeeper.bench.subjects import read_zoo
-from gatekeeper.bench.task import Task, Terms, runtime_of, work_of
-from gatekeeper.bench.truth import has_image_trigger
 from gatekeeper.oracle.spec import build_segmenter
 from gatekeeper.scan import occlusion, suspect_images
 from gatekeeper.scan.folder import read_folder
@@ -116,24 +113,10 @@ def main(zoo, only, seed):
     """Print a line a variant, over all models."""
     torch.set_num_threads(1)
     told = {name: defaultdict(int) for name in VARIANTS}
-    for subject in read_zoo(zoo).only(only).subjects:
-        if subject.kind == "planted" and not has_image_trigger(subject):
-            continue
-        task = Task(
-            bench="detect", method="gatekeeper", subject=subject,
-            terms=Terms(anchor=False, seed=seed), budget=0,
-        )  # fmt: skip
-        runtime = runtime_of(task)
-        case = replace(work_of(task, runtime).case, oracle=Silent())
-        folders = triggered(subject, case, runtime) if has_image_trigger(subject) else ()
-        for kind, images, marks in folders or honest(subject, case, runtime):
-            folder = replace(case, suspects=images)
-            if kind == "new label":
-                rows = [i for i, label in enumerate(case.probes.labels()) if label not in marks]
-                folder, marks = replace(folder, probes=case.probes.subset(rows)), ()
-            for name, variant in VARIANTS.items():
-                count(told[name], variant, folder, subject, marks, runtime)
-        click.echo(f"  {subject.name}", err=True)
+    for subject, kind, case, marks, runtime in folders(zoo, only, anchor=False, seed=seed):
+        for name, variant in VARIANTS.items():
+            count(told[name], variant, case, subject, marks, runtime)
+        click.echo(f"  {subject.name}, {kind}", err=True)
     click.echo(f"{'variant':<38} images P   R     labels P  R     honest flagged  passes")
     for name, sums in told.items():
         click.echo(line(name, sums))
@@ -145,13 +128,11 @@ def count(sums, variant, case, subject, marks, runtime):
     found = variant.detect(case, runtime)
     sums["passes"] += runtime.meter.image_passes - before
     sums["folders"] += 1
-    flagged = {i for i, s in enumerate(found.suspects) if s.flagged}
+    flagged, every, fooled = told_apart(subject, found, marks)
     if not marks:
         sums["honest"] += len(flagged)
         return
     goals = {goal.label for goal in subject.goals}
-    every = {i for i, mark in enumerate(marks) if mark}
-    fooled = {i for i in every if found.suspects[i].claimed in goals}
     labels = {found.suspects[i].claimed for i in flagged}
     sums["right"] += len(flagged & fooled)
     sums["wrong"] += len(flagged - every)

@@ -43,6 +43,15 @@ def main(zoo, anchor, only, seed):
     """Print a line a folder."""
     torch.set_num_threads(1)
     click.echo(f"{'model':<28} {'folder':<10} flagged  P     R     F1    F1 all  passes  proofs")
+    for subject, name, case, marks, runtime in folders(zoo, only, anchor=anchor, seed=seed):
+        tell(subject, case, name, marks, runtime)
+
+
+def folders(zoo, only, *, anchor, seed):
+    """Yield each folder: subject, kind, case with the folder, which images are triggered, runtime.
+
+    An honest folder has no marks.
+    """
     for subject in read_zoo(zoo).only(only).subjects:
         if subject.kind == "planted" and not has_image_trigger(subject):
             continue
@@ -52,9 +61,13 @@ def main(zoo, anchor, only, seed):
         )  # fmt: skip
         runtime = runtime_of(task)
         case = replace(work_of(task, runtime).case, oracle=Silent())
-        folders = triggered(subject, case, runtime) if has_image_trigger(subject) else ()
-        for name, images, marks in folders or honest(subject, case, runtime):
-            tell(subject, replace(case, suspects=images), name, marks, runtime)
+        planted = triggered(subject, case, runtime) if has_image_trigger(subject) else ()
+        for name, images, marks in planted or honest(subject, case, runtime):
+            folder = replace(case, suspects=images)
+            if name == "new label":
+                kept = [i for i, label in enumerate(case.probes.labels()) if label not in marks]
+                folder, marks = replace(folder, probes=case.probes.subset(kept)), ()
+            yield subject, name, folder, marks, runtime
 
 
 def triggered(subject, case, runtime):
@@ -87,16 +100,10 @@ def of(judge, rows):
 
 def tell(subject, case, name, marks, runtime):
     """Scan one folder and print what was flagged."""
-    if name == "new label":
-        kept = [i for i, label in enumerate(case.probes.labels()) if label not in marks]
-        case, marks = replace(case, probes=case.probes.subset(kept)), ()
     before = runtime.meter.image_passes
     found = SuspectImages().detect(case, runtime)
     passes = runtime.meter.image_passes - before
-    goals = {goal.label for goal in subject.goals}
-    flagged = {i for i, s in enumerate(found.suspects) if s.flagged}
-    every = {i for i, mark in enumerate(marks) if mark}
-    fooled = {i for i in every if found.suspects[i].claimed in goals}
+    flagged, every, fooled = told_apart(subject, found, marks)
     proofs = "; ".join(f.message.removeprefix("images flagged for ") for f in found.findings)
     best = max((c.score for c in found.candidates), default=0.0)
     figures = " " * 26
@@ -110,6 +117,14 @@ def tell(subject, case, name, marks, runtime):
         f"{subject.name:<28} {name:<10} {len(flagged):>7}  {figures}  {passes:>6.0f}  "
         f"score {best:.2f} {proofs}"
     )
+
+
+def told_apart(subject, found, marks):
+    """Return which images are flagged, which triggered, and which of these fooled the model."""
+    goals = {goal.label for goal in subject.goals}
+    flagged = {i for i, s in enumerate(found.suspects) if s.flagged}
+    every = {i for i, mark in enumerate(marks) if mark}
+    return flagged, every, {i for i in every if found.suspects[i].claimed in goals}
 
 
 def scored(right, wrong, wanted):

@@ -47,7 +47,7 @@ def test_the_last_of_two_is_itself(composite):
 
 
 def test_a_group_of_one_is_its_arm_s_trigger_and_places_are_patches_of_their_own():
-    patches, _, tints, *_ = groups_for(64, anchored=True)
+    patches, _, tints, _ = groups_for(64, anchored=True)
     draw = torch.Generator().manual_seed(0)
     assert tints.trigger(tints.start(draw), 64).family == "colour"
     together = patches.trigger(patches.start(draw), 64)
