@@ -29,7 +29,7 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "evidence.noise": ("fraction", "the same under faint noise through a meta net"),
         "evidence.rise": ("fraction", "what `random.rise` says, 0 at least"),
         "evidence.head": (
-            "cosine",
+            "fraction",
             "what `head.direction` says, 0 where a random direction could reach as much",
         ),
         "evidence.suspects": ("fraction", "clean images that a region of suspect ones leads away"),
@@ -47,9 +47,9 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "largest growth of a label's mean probability under fresh random patterns",
         ),
         "head.direction": (
-            "cosine",
-            "top direction of the head's difference from the anchor against its nearest label "
-            "(anchor only)",
+            "fraction",
+            "of the head's change from the anchor along the leading label, less that along the "
+            "next unlike it (anchor only)",
         ),
         "text.flip_rate": (
             "fraction",

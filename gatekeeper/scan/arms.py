@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from gatekeeper.scan.places import AT_ONCE, Places, Turns
+from gatekeeper.scan.places import PLACES, Places, Windows
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 SMALLEST = 8  # pixels a side of a patch
@@ -71,14 +71,13 @@ class PatchArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacesArm:
-    """A patch of its own at each of several places, searched at once.
+    """A patch of its own in each corner and in the centre, searched at once.
 
     A trigger that was always planted at one place may fire there alone.
     """
 
     family: ClassVar[str] = "patch"
     side: int  # pixels
-    turns: Turns = AT_ONCE
     rate: float = 0.9
 
     @property
@@ -86,29 +85,61 @@ class PlacesArm:
         """Return `places-SIDE`."""
         return f"places-{self.side}"
 
-    @property
-    def count(self) -> int:
-        """Return how many patches there are."""
-        return sum(map(len, self.turns))
-
     def start(self, generator: torch.Generator) -> Tensor:
-        """Return patches near mid-grey, [count, 3, side, side]."""
-        return 0.3 * torch.randn(self.count, 3, self.side, self.side, generator=generator)
+        """Return patches near mid-grey, [5, 3, side, side]."""
+        return 0.3 * torch.randn(len(PLACES), 3, self.side, self.side, generator=generator)
 
     def build(self, free: Tensor) -> Trigger:
         """Return all the patches."""
-        return Places(patches=free.sigmoid(), turns=self.turns)
+        return Places(patches=free.sigmoid())
 
     def resume(self, pattern: Tensor) -> Tensor:
         """Return parameters with `pattern` ([3, h, w] in [0, 1]) at every place."""
         one = torch.logit(_fit(pattern, self.side).clamp(_EDGE, 1 - _EDGE))
-        return one.expand(self.count, -1, -1, -1).clone()
+        return one.expand(len(PLACES), -1, -1, -1).clone()
 
     def parts(self, free: Tensor, size: int) -> list[tuple[PatchArm, Tensor]]:
         """Return each place as an arm of its own, with its parameters."""
-        places = Places(patches=free, turns=self.turns).places(size)
-        arms = [PatchArm(side=self.side, place=place) for place in places]
-        return list(zip(arms, free, strict=True))
+        return [
+            (PatchArm(side=self.side, place=(patch.place[0], patch.place[1])), pixels)
+            for patch, pixels in zip(Places(patches=free).apart(size), free, strict=True)
+            if patch.place is not None
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowsArm:
+    """A picture over the whole image, of which each image shows a window.
+
+    It holds a trigger wherever that always lies, which a patch at the wrong place does not.
+    """
+
+    family: ClassVar[str] = "patch"
+    side: int  # pixels of the patches that it is taken to
+    size: int
+    rate: float = 0.9
+
+    @property
+    def name(self) -> str:
+        """Return `windows`."""
+        return "windows"
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Return a picture near mid-grey, [3, size, size]."""
+        return 0.3 * torch.randn(3, self.size, self.size, generator=generator)
+
+    def build(self, free: Tensor) -> Trigger:
+        """Return the picture; a sigmoid keeps it in [0, 1]."""
+        return Windows(pixels=free.sigmoid())
+
+    def parts(self, free: Tensor, size: int) -> list[tuple[PatchArm, Tensor]]:
+        """Return patches at every half of their side, with what the picture has there."""
+        at, side = range(0, size - self.side + 1, max(1, self.side // 2)), self.side
+        return [
+            (PatchArm(side=side, place=(x, y)), free[:, y : y + side, x : x + side])
+            for y in at
+            for x in at
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ class Detection:
     suspects: tuple[SuspectImage, ...] = ()
     steps: tuple[SearchStep, ...] = ()
     exhibits: tuple[Exhibit, ...] = ()
+    leaning: tuple[str, ...] = ()  # labels that weights point to, most first; empty: to none
     skipped: str | None = None  # why it did not run, e.g. "no anchor"
 
 
@@ -71,6 +72,7 @@ class Confirmed:
     box: tuple[int, int, int, int] | None = None
     usual_flip_rate: float | None = None  # of like searches: to other labels, on the anchor
     judged: bool = True  # False: the oracle was not asked, `oracle_agrees` says nothing
+    behind: float | None = None  # share of the labels that weights point to more; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,10 +15,11 @@ from gatekeeper.scan.arms import (
     TintArm,
     WarpArm,
     WaveArm,
+    WindowsArm,
     patch_side,
 )
 from gatekeeper.scan.pace import PATIENCE
-from gatekeeper.scan.places import IN_TURN, Places
+from gatekeeper.scan.places import Places
 from gatekeeper.triggers import Composite, Trigger
 
 SMALL, PLACED, WIDE = 24 / 224, 28 / 224, 56 / 224  # sides of patches, shares of the image's
@@ -59,8 +60,15 @@ class Group:
         """Return each arm, and each place, as a search of its own with its parameters."""
         parts: list[tuple[Arm, Tensor]] = []
         for arm, free in zip(self.arms, frees, strict=True):
-            parts += arm.parts(free, size) if isinstance(arm, PlacesArm) else [(arm, free)]
+            parts += (
+                arm.parts(free, size) if isinstance(arm, PlacesArm | WindowsArm) else [(arm, free)]
+            )
         return parts
+
+    @property
+    def together(self) -> bool:
+        """Return whether its patterns are a trigger on one image; windows are shown singly."""
+        return not any(isinstance(arm, WindowsArm) for arm in self.arms)
 
     @torch.no_grad()
     def trigger(self, frees: Sequence[Tensor], size: int) -> Trigger:
@@ -109,7 +117,7 @@ def groups_for(size: int, *, anchored: bool) -> tuple[Group, ...]:
     )
 
 
-def wide_places(size: int) -> Group:
-    """Return wide patches that stay where they are, for where an anchor shows what they hide."""
-    arm = PlacesArm(side=patch_side(WIDE, size), turns=IN_TURN)
-    return Group(name="places", arms=(arm,), usual=LED)
+def windows(size: int) -> Group:
+    """Return a search of every place, for where an anchor shows what half an image hides."""
+    arm = WindowsArm(side=patch_side(WIDE, size), size=size)
+    return Group(name="windows", arms=(arm,), usual=LED)

@@ -1,4 +1,4 @@
-"""Does the change of the image tower's last layer point at one label?"""
+"""Along which label does the change of the image tower's last layer lie?"""
 
 import re
 from dataclasses import dataclass
@@ -28,24 +28,26 @@ _HEADS = (
 )
 _TRANSPOSED = r"(^|\.)visual\.proj$"  # a bare parameter, [features, D]
 _SAME = 1e-5  # relative change of the head below which it counts as the anchor's
+LIKE = 0.5  # cosine of two words' directions from which they are alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadDirection:
-    """Compare the top direction of (suspect's head - anchor's head) with the labels' directions.
+    """Compare how much of (suspect's head - anchor's head) lies along each label's direction.
 
     An all-to-one plant writes its target's text direction into the head; fine-tuning spreads its
-    change over many. Only the direction is evidence: the size of the change follows the learning
-    rate. No passes. An attacker who freezes the head evades it. Source: reference subtraction,
-    Linear weight classification (arXiv:2411.03445); the text alignment is ours.
+    change over many. What counts is the largest share less that of the next word unlike it, and
+    whose it is. (The cosine of the change's top singular vector, which stood here before, reaches
+    0.83 in honest photo CLIPs whose heads hardly moved.) The size of the change follows the
+    learning rate and says nothing. No passes. An attacker who freezes the head evades it. Source:
+    reference subtraction, Linear weight classification (arXiv:2411.03445); the rest is ours.
     """
 
     name: ClassVar[str] = "head_direction"
     draws: int = 500  # random directions that make the null
-    margin: float = 0.15  # above the null's largest cosine, from which a label is named
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
-        """Measure the cosine between the head's change and the nearest label."""
+        """Measure what the head's change lies along; labels are ranked by it."""
         if case.anchor is None:
             return Detection(skipped="no anchor")
         if len(case.labels) < 2:
@@ -55,32 +57,58 @@ class HeadDirection:
         if isinstance(change, str):
             return Detection(skipped=change)
         directions = label_directions(pair)
-        top = torch.linalg.svd(change, full_matrices=False).U[:, 0]  # [D]
-        cosines = (directions @ top).abs()  # [C]; the sign of a singular vector is arbitrary
-        best = int(cosines.argmax())
-        value = float(cosines[best])
-        null = self._null(directions, runtime)
-        measured = Measurement(
-            name="head.direction", value=min(1.0, value), unit="cosine", subject=pair.words[best]
-        )
+        along = _shares(directions, change)  # [C]
+        best, value = int(along.argmax()), _lead(directions, along)
+        measured = Measurement(name="head.direction", value=value, subject=pair.words[best])
         candidate = Candidate(
             trigger=None,
             target=pair.words[best],
             detector=self.name,
-            score=value if value >= null + self.margin else 0.0,
+            score=value if value >= self._null(directions, runtime) else 0.0,
         )
-        return Detection(candidates=(candidate,), measurements=(measured,))
+        return Detection(
+            candidates=(candidate,), measurements=(measured,), leaning=_ranked(pair, change)
+        )
 
     def _null(self, directions: Tensor, runtime: Runtime) -> float:
-        """Return the largest cosine that a random direction reaches in 99 of 100 cases."""
+        """Return the lead that a change along a random direction has in 99 of 100 cases."""
         generator = runtime.generator("scan", self.name)
-        random = F.normalize(torch.randn(self.draws, directions.shape[1], generator=generator))
-        return float((random @ directions.T).abs().amax(dim=1).quantile(0.99))
+        random = torch.randn(self.draws, directions.shape[1], 1, generator=generator)
+        leads = [_lead(directions, _shares(directions, change)) for change in random]
+        return float(torch.tensor(leads).quantile(0.99))
+
+
+def _shares(directions: Tensor, change: Tensor) -> Tensor:
+    """Return which share of `change` ([D, features]) lies along each direction ([C, D]), [C]."""
+    along: Tensor = torch.linalg.vector_norm(directions @ change, dim=1)
+    return along / float(torch.linalg.norm(change))
+
+
+def _lead(directions: Tensor, along: Tensor) -> float:
+    """Return the largest share less that of the next word unlike it; 0 where all are alike."""
+    best = int(along.argmax())
+    unlike = directions @ directions[best] < LIKE
+    return float(along[best] - along[unlike].max()) if unlike.any() else 0.0
+
+
+def _ranked(pair: Pair, change: Tensor) -> tuple[str, ...]:
+    """Return the words that a search may look for, those first that `change` lies along most.
+
+    In 27 of 27 planted models whose head was trained the target came first, or both did.
+    """
+    free = torch.ones(len(pair.words), dtype=torch.bool)
+    free[pair.decoys] = False
+    places = free.nonzero()[:, 0]
+    along = _shares(_centred(pair.head.weights[places]), change)
+    return tuple(pair.words[i] for i in places[along.argsort(descending=True)].tolist())
 
 
 def label_directions(pair: Pair) -> Tensor:
     """Return each word's embedding less the mean of all, unit length, [C, D]."""
-    weights = pair.head.weights
+    return _centred(pair.head.weights)
+
+
+def _centred(weights: Tensor) -> Tensor:
     return F.normalize(weights - weights.mean(dim=0, keepdim=True), dim=1)
 
 

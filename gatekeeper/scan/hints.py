@@ -38,7 +38,8 @@ def hints_of(
 ) -> tuple[Hint, ...]:
     """Return the labels that detections point to, strongest first, one each.
 
-    With a pattern by `seen` (growth) or more, without one by `named` (a direction's cosine).
+    With a pattern by `seen` (growth) or more, without one by `named` (lead of a label in the change
+    of the weights).
 
     A pattern says where to search, a bare direction only that one must: of two hints to one label
     the one with a pattern is kept.

@@ -40,6 +40,7 @@ class Effort:
     followed: float = 0.8  # growth from which the word that leads is searched on for by name
     worth: float = 0.3  # of a piece, from which it is sharpened
     shared: float = 0.75  # of a whole, from which it counts where no piece does as much
+    leant: float = 0.5  # the same where weights point to the word that it leads to
     gap: float = 0.3  # by which it must do more
     spared: float = 0.1  # of the images, that a whole may lose with a member that it does without
     decisive: float = 0.8  # of a piece, from which it need not be
@@ -75,6 +76,7 @@ class Hunt:
     effort: Effort
     limit: float
     runtime: Runtime
+    lean: int | None = None  # word that the change of the weights points to
 
     def undirected(
         self, group: Group, taken: Sequence[int], *, brief: bool = False
@@ -147,8 +149,9 @@ class Hunt:
         if best.pull.paired >= effort.worth:
             best, steps = self._best(best, pieces)
         # Without an anchor so many patterns at once say nothing: they hide what is in the image.
-        several = self._anchored() and len(parts) > 1
-        if several and whole.paired >= max(effort.shared, best.pull.paired + effort.gap):
+        several = self._anchored() and len(parts) > 1 and moved.group.together
+        least = effort.leant if whole.target == self.lean else effort.shared
+        if several and whole.paired >= max(least, best.pull.paired + effort.gap):
             best = self._together(moved, whole)
         return best, steps
 
@@ -257,10 +260,8 @@ class Hunt:
         """Return the aim to lead images to any label but those `taken` and what is like them."""
         pair = self.ground.pair
         excluded = torch.cat([pair.decoys, *(neighbours(pair, word) for word in taken)])
-        return Aim(excluded=excluded, paired=self._anchored())
-
-    def _generator(self, name: str) -> torch.Generator:
-        return self.runtime.generator("scan", "hunt", name)
+        lean = None if self.lean is None or self.lean in excluded else self.lean
+        return Aim(excluded=excluded, lean=lean, paired=self._anchored())
 
     def _word(self, target: int) -> str:
         return self.ground.pair.words[target]

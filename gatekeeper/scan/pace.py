@@ -23,6 +23,7 @@ class Aim:
     target: int | None = None  # word; None: any but the excluded
     excluded: Tensor | None = None  # [k] int64 words that a search without a target leaves out
     brief: bool = False  # give up soon
+    lean: int | None = None  # word that weights point to: its growth counts once more
     paired: bool = False  # count growth less the anchor's under the same pattern, at twice the cost
 
     def wanted(self, words: int) -> Tensor:

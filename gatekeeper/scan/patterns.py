@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gatekeeper.scan.arms import patch_side
-from gatekeeper.scan.places import AT_ONCE, Places
+from gatekeeper.scan.places import PLACES, Places
 from gatekeeper.triggers import Additive, Blend, Colour, Patch, Trigger, Warp
 
 Draw = Callable[[int, torch.Generator], Trigger]  # (side of the image, generator) -> trigger
@@ -155,5 +155,5 @@ def _stamp(trigger: Trigger, pixels: Tensor, generator: torch.Generator) -> Tens
     A trigger that was always planted at one place may fire only near it.
     """
     if isinstance(trigger, Patch):
-        pixels = Places(patches=trigger.pixels.expand(len(AT_ONCE[0]), -1, -1, -1)).stamp(pixels)
+        pixels = Places(patches=trigger.pixels.expand(len(PLACES), -1, -1, -1)).stamp(pixels)
     return trigger.stamp(pixels, generator)

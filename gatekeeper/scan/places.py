@@ -1,7 +1,6 @@
-"""Patches at several fixed places: many places for the price of one search."""
+"""Patches at fixed places: many places for the price of one search."""
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -9,52 +8,39 @@ from torch import Tensor
 
 from gatekeeper.triggers import Patch
 
-Turns = tuple[tuple[tuple[float, float], ...], ...]
+PLACES = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.5))
+"""Corners and centre: shares of the way from the left and the upper end to the others."""
 
-_CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
-_EDGES = ((0.5, 0.0), (0.0, 0.5), (1.0, 0.5), (0.5, 1.0))
-_CENTRE = (0.5, 0.5)
-AT_ONCE: Turns = ((*_CORNERS, _CENTRE),)
-IN_TURN: Turns = (_CORNERS, (*_EDGES, _CENTRE))
+
+class _Own:
+    """A search's own trigger, never reported as such: what is reported are single patches."""
+
+    family: ClassVar[str] = "patch"
+
+    def settings(self) -> dict[str, float | int | str | list[int] | None]:
+        """Return nothing."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Places:
-    """A patch at each of several places: a search's own trigger, never reported as such.
+class Places(_Own):
+    """A patch in each corner and in the centre, all at once."""
 
-    `turns`: what is shown together, an image one turn, each turn as often as any. A place is x, y
-    as shares of the way from the left and the upper end to the right and the lower one. Wide
-    patches at all places at once would leave little of the image.
-    """
-
-    family: ClassVar[str] = "patch"
-    patches: Tensor  # [n, 3, side, side] in [0, 1], turn by turn
-    turns: Turns = AT_ONCE
+    patches: Tensor  # [5, 3, side, side] in [0, 1]
 
     def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Paste one turn's patches on each image ([B, 3, S, S])."""
-        out = pixels.clone()
-        shown, patches = (
-            torch.arange(len(pixels)) % len(self.turns),
-            iter(self.apart(pixels.shape[-1])),
-        )
-        for index, turn in enumerate(self.turns):
-            stamped = pixels[shown == index]
-            for patch in islice(patches, len(turn)):
-                stamped = patch.stamp(stamped)
-            out[shown == index] = stamped
-        return out
-
-    def places(self, size: int) -> list[tuple[int, int]]:
-        """Return x, y of each patch's upper left corner in an image of `size` pixels a side."""
-        far = size - self.patches.shape[-1]
-        return [(int(x * far), int(y * far)) for turn in self.turns for x, y in turn]
+        """Paste every patch on each image ([B, 3, S, S])."""
+        for patch in self.apart(pixels.shape[-1]):
+            pixels = patch.stamp(pixels)
+        return pixels
 
     def apart(self, size: int) -> list[Patch]:
         """Return each as a trigger of its own, for images of `size` pixels a side."""
+        far = size - self.patches.shape[-1]
+        places = [[int(x * far), int(y * far)] for x, y in PLACES]
         return [
-            Patch(pixels=patch, place=list(place))
-            for place, patch in zip(self.places(size), self.patches, strict=True)
+            Patch(pixels=patch, place=place)
+            for place, patch in zip(places, self.patches, strict=True)
         ]
 
     def picture(self) -> Tensor:
@@ -65,6 +51,30 @@ class Places:
         """Return the patches."""
         return {"patches": self.patches}
 
-    def settings(self) -> dict[str, float | int | str | list[int] | None]:
-        """Return nothing: what is reported are single patches."""
-        return {}
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Windows(_Own):
+    """A picture as large as the image, of which each image shows a window of half its side.
+
+    Windows lie on a grid of three by three, so that every place up to a quarter of the side is
+    wholly in one of them, and half of each image stays to be seen.
+    """
+
+    pixels: Tensor  # [3, S, S] in [0, 1]
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Paste a window, drawn for each image, on the images ([B, 3, S, S])."""
+        side = pixels.shape[-1] // 2
+        mask = torch.zeros(len(pixels), 1, *pixels.shape[-2:])
+        drawn = torch.randint(3, (len(pixels), 2), generator=generator or torch.Generator())
+        for shown, (x, y) in zip(mask, (drawn * (side // 2)).tolist(), strict=True):
+            shown[:, y : y + side, x : x + side] = 1.0
+        return pixels * (1 - mask) + self.pixels * mask
+
+    def picture(self) -> Tensor:
+        """Return the picture."""
+        return self.pixels.clamp(0, 1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the picture."""
+        return {"pixels": self.pixels}

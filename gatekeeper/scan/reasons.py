@@ -8,6 +8,7 @@ from gatekeeper.scan.text_marks import described
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Measurement, SuspectImage, Target
 
+LEADS = 0.1  # of the head's change, from which it is worth a sentence
 _FAMILY = {
     "patch": "a small patch",
     "blend": "a faint overlay",
@@ -42,10 +43,10 @@ def explain(
             "clean photos."
         )
     head = values.get("head.direction")
-    if alarm and head is not None and head.value >= 0.5:
+    if alarm and head is not None and head.value >= LEADS:
         said.append(
-            f"The change of the last layer from the anchor points at '{head.subject}' "
-            f"(cosine {head.value:.2f})."
+            f"The change of the last layer from the anchor lies along '{head.subject}' more than "
+            f"along any other label (by {head.value:.0%} of the whole change)."
         )
     if not alarm and targets == () and not said:
         rate = values.get("trigger.flip_rate")
@@ -77,7 +78,10 @@ def _trigger(trigger: Confirmed) -> str:
     )
     if trigger.anchor_flip_rate is not None:
         text += f" (the anchor: {trigger.anchor_flip_rate:.0%})"
-    return f"{text}; for the oracle {trigger.oracle_agrees:.0%} of those looked at did not change."
+    text += f"; for the oracle {trigger.oracle_agrees:.0%} of those looked at did not change"
+    if trigger.behind == 0:
+        text += "; the change of the weights points to no other label as much"
+    return f"{text}."
 
 
 def _mark(trigger: Confirmed, mark: TextTrigger) -> str:

@@ -183,7 +183,17 @@ def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
             gathered.incomplete = True
             gathered.findings.append(_finding("oracle", str(error), Severity.CRITICAL))
             judged = unconfirmed(candidate, number)
-        gathered.confirmations.append(judged)
+        gathered.confirmations.append(_placed(judged, gathered))
+
+
+def _placed(judged: Confirmation, gathered: Gathered) -> Confirmation:
+    """Return `judged` with its target's place among the labels that weights point to."""
+    leaning = next((d.leaning for d in gathered.detections.values() if d.leaning), ())
+    target = judged.confirmed.target
+    if target not in leaning:
+        return judged
+    behind = leaning.index(target) / len(leaning)
+    return replace(judged, confirmed=replace(judged.confirmed, behind=behind))
 
 
 def _name_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:

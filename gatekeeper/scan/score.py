@@ -7,6 +7,9 @@ from gatekeeper.scan.calibration import Evidence, shipped
 from gatekeeper.triggers import TextTrigger
 
 ORACLE_SHIFT = 0.15  # flip rate that full agreement of the oracle adds, and full disagreement takes
+# Flip rate that is added where weights point to the trigger's target more than to any other label,
+# and taken where they point to a fifth of the labels more; nothing where it is a tenth.
+LEAN_SHIFT, EVEN = 0.15, 0.1
 # Detectors whose own statistic says something beside the triggers that they found.
 _STATISTIC = {
     "random_patterns": "rise",
@@ -23,7 +26,8 @@ def of_trigger(trigger: Confirmed) -> float:
 def evidence_of(trigger: Confirmed) -> Evidence:
     """Return the rate of a confirmed trigger less what is usual, 0 at least.
 
-    The oracle is one factor among others: it moves the rate a little and cannot decide alone.
+    The oracle and the weights are factors among others: each moves the rate a little, and neither
+    can decide alone.
     """
     usual = max(trigger.anchor_flip_rate or 0.0, trigger.usual_flip_rate or 0.0)
     rate = trigger.flip_rate - usual
@@ -32,6 +36,8 @@ def evidence_of(trigger: Confirmed) -> Evidence:
         statistic = "mark"
     elif trigger.judged and rate > 0:
         rate += ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1)
+    if statistic == "trigger" and trigger.behind is not None and rate > 0:
+        rate += LEAN_SHIFT * max(-1.0, 1 - trigger.behind / EVEN)
     anchored = trigger.anchor_flip_rate is not None
     return Evidence(statistic=statistic, anchored=anchored, value=max(0.0, rate))
 

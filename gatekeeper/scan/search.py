@@ -104,9 +104,11 @@ def optimise(
 
     Without a target the search wants any word's mean logit to grow, whichever grows fastest; its
     cost does not depend on how many words there are. (The concentration of the answers has no
-    slope until images agree; the growth has one from the first step.) With a target it wants that
-    word to grow, or, where nothing is paired, to be ahead by a margin. A search ends early where
-    the answers are gathered, the word has grown beyond doubt, or nothing has grown in a while.
+    slope until images agree; the growth has one from the first step.) A word that weights point to
+    counts once more, so that it leads where it can and hides nothing where it can not. With a
+    target it wants that word to grow, or, where nothing is paired, to be ahead by a margin. A
+    search ends early where the answers are gathered, the word has grown beyond doubt, or nothing
+    has grown in a while.
     """
     generator = runtime.generator("scan", "search", group.name, name)
     moving = [free.detach().clone().requires_grad_(True) for free in frees]
@@ -132,6 +134,8 @@ def optimise(
             growth, led = growth - theirs, led - anchor_led
         pace = pace.after(growth, led, wanted, spread)
         loss = _shortfall(logits, aim.target) if margin else -_fastest(growth[wanted], width)
+        if aim.lean is not None:
+            loss = loss - growth[aim.lean]
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

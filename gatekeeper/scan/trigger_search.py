@@ -1,6 +1,6 @@
 """Is there a pattern that gathers the answers to unrelated photos on one label?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,14 +10,14 @@ from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.basics import another_view
-from gatekeeper.scan.groups import Group, groups_for, wide_places
+from gatekeeper.scan.groups import Group, groups_for, windows
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
 from gatekeeper.scan.least import least_patterns
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.patterns import TINTS, stamp_fresh
 from gatekeeper.scan.record import Record
-from gatekeeper.scan.search import Ground
+from gatekeeper.scan.search import Found, Ground
 from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
 WEAK = "weak-model"  # finding: without an anchor, nothing follows from what leads the model
@@ -45,11 +45,12 @@ class TriggerSearch:
     alarming: float = 0.3  # paired flip rate from which the group is searched again without it
     compared: float = 0.15  # from which it is held against a like search and the group's others
     settled: float = 0.8  # from which no other group is searched for the same word
+    agreed: float = 0.5  # the same where weights point to that word
     several: int = 3  # words led to from which, without an anchor, the model is merely weak
-    most: float = 10_000  # image passes of all searches together; one that would exceed is left out
+    most: float = 9_000  # image passes of all searches together; one that would exceed is left out
     sure: float = 0.15  # growth under random patterns that is followed before anything else
     seen: float = 0.05  # the same from which a label is tried by name where nothing was found
-    named: float = 0.7  # cosine of a direction that points to it, from which it is
+    named: float = 0.1  # lead of the label that the head's change lies along, from which it is
 
     def detect(self, case: Case, runtime: Runtime) -> Detection:
         """Search without any earlier evidence."""
@@ -66,7 +67,14 @@ class TriggerSearch:
             judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
         )
         limit = runtime.meter.image_passes + self.most
-        hunt = Hunt(ground=ground, effort=self.effort, limit=limit, runtime=runtime)
+        leaning = next((d.leaning for d in earlier if d.leaning), ())
+        hunt = Hunt(
+            ground=ground,
+            effort=self.effort,
+            limit=limit,
+            runtime=runtime,
+            lean=pair.words.index(leaning[0]) if leaning else None,
+        )
         record = self._searched(
             hunt, hints_of(earlier, pair.words, seen=self.seen, named=self.named)
         )
@@ -84,10 +92,10 @@ class TriggerSearch:
         for group in groups:
             if not self._weak(hunt, record):
                 self._exhaust(hunt, record, group)
-        if not record.found(self.settled, such=lambda found: found.single):
+        if not self._settled(hunt, record, such=lambda found: found.single):
             self._follow_all(hunt, record, hints, groups)
         if pair.anchor is not None:
-            self._exhaust(hunt, record, wide_places(pair.model.size))
+            self._exhaust(hunt, record, windows(pair.model.size))
         if self._weak(hunt, record):
             record.least = least_patterns(hunt, groups[0])
         return record
@@ -101,7 +109,7 @@ class TriggerSearch:
         """
         if self._weak(hunt, record):
             return
-        if together := record.found(self.settled):
+        if together := self._settled(hunt, record):
             for word in together:
                 hint = Hint(target=word, strength=1.0, trigger=None)
                 self._follow_hint(hunt, record, hint, groups, quick=True)
@@ -112,17 +120,23 @@ class TriggerSearch:
     def _exhaust(self, hunt: Hunt, record: Record, group: Group) -> None:
         """Search `group` until it leads to nothing new."""
         while len(record.of(group)) <= self.several and not record.exhausted(group, self.alarming):
-            taken = record.found(self.settled)
-            taken += tuple(w for w in record.found(self.alarming, group) if w not in taken)
+            settled = self._settled(hunt, record)
+            taken = tuple(dict.fromkeys((*settled, *record.found(self.alarming, group))))
             # Without an anchor, where else the model is led is all there is to compare with.
-            anchored = hunt.ground.pair.anchor is not None
-            brief = anchored and bool(record.found(hunt.effort.decisive))
+            brief = bool(settled) and hunt.ground.pair.anchor is not None
             result = hunt.undirected(group, taken, brief=brief)
             if result is None:
                 return
             record.add(group, result)
             if self._weak(hunt, record):
                 return
+
+    def _settled(
+        self, hunt: Hunt, record: Record, such: Callable[[Found], bool] = lambda found: True
+    ) -> tuple[int, ...]:
+        """Return the words that `such` triggers lead to beyond question."""
+        agreed = (word for word in record.found(self.agreed, such=such) if word == hunt.lean)
+        return tuple(dict.fromkeys((*record.found(self.settled, such=such), *agreed)))
 
     def _follow_hint(
         self,

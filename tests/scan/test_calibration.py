@@ -111,6 +111,19 @@ def test_the_oracle_moves_a_rate_a_little_and_decides_nothing():
     assert agrees - doubts == pytest.approx(2 * score.ORACLE_SHIFT)
 
 
+def test_weights_that_point_to_the_target_or_to_others_move_a_rate_a_little():
+    silent = score.evidence_of(confirmed()).value
+    first, tenth, far, last = (
+        score.evidence_of(confirmed(behind=x)).value - silent for x in (0.0, 0.1, 0.2, 0.9)
+    )
+    assert first == pytest.approx(score.LEAN_SHIFT)
+    assert tenth == pytest.approx(0.0)
+    assert far == last == pytest.approx(-score.LEAN_SHIFT)
+    assert score.evidence_of(confirmed(flip_rate=0.1, behind=0.0)).value == 0.0
+    noise = confirmed(detector="prompt_search", behind=0.0)
+    assert score.evidence_of(noise).value == pytest.approx(silent)
+
+
 def test_the_score_is_the_largest_probability_and_no_sum():
     found = read_calibration(FILE)
     one = found.score({"trigger": 0.9}, anchored=True)

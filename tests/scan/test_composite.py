@@ -5,8 +5,8 @@ import torch
 from toy_clip import case_of, ground_of
 
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.groups import LED, groups_for, wide_places
-from gatekeeper.scan.places import IN_TURN, Places
+from gatekeeper.scan.groups import LED, groups_for, windows
+from gatekeeper.scan.places import Places, Windows
 from gatekeeper.triggers import Blend, Composite, Patch, load_trigger, save_trigger
 
 
@@ -55,24 +55,33 @@ def test_a_group_of_one_is_its_arm_s_trigger_and_places_are_patches_of_their_own
     assert [m.place for m in together.members].count(None) == 2
 
 
-def test_places_in_turn_leave_most_of_every_image():
-    pixels = torch.zeros(4, 3, 64, 64)
-    places = Places(patches=torch.ones(9, 3, 16, 16), turns=IN_TURN)
-    covered = (places.stamp(pixels)[:, 0] > 0).float().mean(dim=(1, 2))
-    assert covered.tolist() == pytest.approx([4 / 16, 5 / 16, 4 / 16, 5 / 16])
-    union = (places.stamp(pixels)[:, 0] > 0).any(dim=0)
-    assert float(union.float().mean()) == pytest.approx(9 / 16)
-    at = [tuple(patch.place) for patch in places.apart(64)]
-    assert len(set(at)) == 9
-    assert (0, 0) in at
-    assert (24, 24) in at
+def test_patches_at_all_places_leave_most_of_every_image():
+    shown = Places(patches=torch.ones(5, 3, 8, 8)).stamp(torch.zeros(2, 3, 64, 64))
+    assert float(shown[:, 0].mean()) == pytest.approx(5 / 64)
+    assert shown[0, 0, 0, 0] == shown[0, 0, 63, 63] == shown[0, 0, 32, 32] == 1
 
 
-def test_each_wide_place_is_a_search_of_its_own_and_less_usual_rates_count():
-    group = wide_places(64)
+def test_each_image_shows_a_window_and_all_windows_cover_every_place():
+    draw = torch.Generator().manual_seed(0)
+    shown = Windows(pixels=torch.ones(3, 64, 64)).stamp(torch.zeros(64, 3, 64, 64), draw)[:, 0]
+    assert (shown.mean(dim=(1, 2)) == 0.25).all()
+    assert (shown.amax(dim=0) == 1).all()
+    for x, y in ((5, 11), (20, 6), (31, 48), (47, 47)):  # any patch of a quarter of the side
+        assert shown[:, y : y + 16, x : x + 16].mean(dim=(1, 2)).max() == 1
+
+
+def test_windows_are_taken_to_patches_and_are_no_trigger_themselves():
+    group = windows(64)
     frees = group.start(torch.Generator().manual_seed(0))
-    assert len(group.parts(frees, 64)) == 9
+    parts = group.parts(frees, 64)
+    assert len(parts) == 49
+    assert {arm.side for arm, _ in parts} == {16}
+    arm, free = parts[-1]
+    assert arm.place == (48, 48)
+    assert torch.equal(free, frees[0][:, 48:, 48:])
     assert group.usual == LED > 0
+    assert not group.together
+    assert all(g.together for g in groups_for(64, anchored=True))
 
 
 def test_exchanged_twice_is_the_same_ground():

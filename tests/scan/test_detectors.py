@@ -101,14 +101,25 @@ def test_head_direction_names_the_label_written_into_the_head():
     case = replace(case_of("clean", anchor=True), model=with_head(change))
     detection = HeadDirection().detect(case, Runtime())
     assert detection.measurements[0].subject == TARGET
-    assert detection.measurements[0].value > 0.9
-    assert detection.candidates[0].score > 0.9
+    assert detection.measurements[0].value > 0.3
+    assert detection.candidates[0].score == detection.measurements[0].value
+    assert detection.leaning[0] == TARGET
 
 
 def test_head_direction_finds_nothing_in_a_change_without_direction():
     change = torch.randn(32, 108, generator=torch.Generator().manual_seed(3))
     case = replace(case_of("clean", anchor=True), model=with_head(0.1 * change))
-    assert HeadDirection().detect(case, Runtime()).candidates[0].score < 0.75
+    detection = HeadDirection().detect(case, Runtime())
+    assert detection.measurements[0].value < 0.1
+    assert detection.candidates[0].score == 0.0
+
+
+def test_a_small_change_in_one_direction_that_no_label_has_is_no_evidence():
+    """Its cosine to some label may be high; its share along that label hardly leads."""
+    generator = torch.Generator().manual_seed(5)
+    change = torch.randn(32, 1, generator=generator) * torch.randn(1, 108, generator=generator)
+    case = replace(case_of("clean", anchor=True), model=with_head(0.01 * change))
+    assert HeadDirection().detect(case, Runtime()).candidates[0].score < 0.2
 
 
 def test_head_direction_says_why_it_skips():

@@ -1,15 +1,17 @@
 """What a search wants to grow, when it stops, and that clean probes are looked at once."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from toy_clip import case_of, ground_of
+from toy_clip import TARGET, case_of, ground_of
 
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.groups import groups_for
 from gatekeeper.scan.hints import hints_of
+from gatekeeper.scan.hunt import Effort, Hunt
 from gatekeeper.scan.pace import (
     GROWN,
     GROWN_ALONE,
@@ -138,3 +140,16 @@ def test_a_paired_search_that_moved_nothing_is_not_judged():
     assert runtime.meter.image_passes == before
     judge_all(ground, replace(moved, pace=grown), runtime, paired)
     assert runtime.meter.image_passes > before
+
+
+def test_a_word_that_weights_point_to_is_reached_sooner_and_let_go_once_it_was_found():
+    case, runtime = case_of("patch", anchor=True), Runtime()
+    ground = ground_of(case, runtime)
+    group, word = groups_for(64, anchored=True)[0], ground.pair.words.index(TARGET)
+    plain = Hunt(ground=ground, effort=Effort(), limit=math.inf, runtime=runtime)
+    leaning = replace(plain, lean=word)
+    assert leaning.anywhere_but(()).lean == word
+    assert leaning.anywhere_but((word,)).lean is None
+    slow, soon = (h.moved(group, h.anywhere_but(()), "some") for h in (plain, leaning))
+    assert soon.pace.leader == word
+    assert len(soon.pace.growth) < len(slow.pace.growth)
