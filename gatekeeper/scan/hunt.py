@@ -40,7 +40,7 @@ class Effort:
     followed: float = 0.8  # growth from which the word that leads is searched on for by name
     worth: float = 0.3  # of a piece, from which it is sharpened
     shared: float = 0.75  # of a whole, from which it counts where no piece does as much
-    leant: float = 0.5  # the same where weights point to the word that it leads to
+    leant: float = 0.55  # the same where weights point to the word that it leads to
     gap: float = 0.3  # by which it must do more
     spared: float = 0.1  # of the images, that a whole may lose with a member that it does without
     decisive: float = 0.8  # of a piece, from which it need not be

@@ -30,7 +30,16 @@ class Composite:
 
     def picture(self) -> Tensor:
         """Return what they make of a grey image."""
-        return self.stamp(torch.full((1, 3, 224, 224), 0.5))[0].clamp(0, 1)
+        return self.stamp(torch.full((1, 3, self._size, self._size), 0.5))[0].clamp(0, 1)
+
+    @property
+    def _size(self) -> int:
+        """Return the side of the smallest image that holds every patch; without any, 224 px."""
+        reach = []
+        for patch in (m for m in self.members if m.family == "patch"):
+            side, place = max(patch.tensors()["pixels"].shape), patch.settings()["place"]
+            reach.append(side + max(place) if isinstance(place, list) else 2 * side)
+        return max(reach, default=224)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what defines each, under its place."""

@@ -40,6 +40,13 @@ def test_it_comes_back_from_its_file(composite, tmp_path):
     assert again.picture().shape == (3, 224, 224)
 
 
+@pytest.mark.parametrize("size", [64, 224, 336])
+def test_a_picture_is_as_large_as_the_images_that_its_patches_lie_on(size):
+    patches = groups_for(size, anchored=True)[0]
+    whole = patches.trigger(patches.start(torch.Generator().manual_seed(0)), size)
+    assert whole.picture().shape == (3, size, size)
+
+
 def test_the_last_of_two_is_itself(composite):
     less = composite.without(composite.members[1])
     assert [m.family for m in less.members] == ["patch", "patch"]
