@@ -35,7 +35,7 @@ PRIOR = {
     "head": (0.20, 0.02),  # honest small CLIPs reached 0.11, planted photo CLIPs 0.32 at least
     "suspects": (0.45, 0.06),
 }
-MIDDLE_SPREAD, WIDTH_SPREAD = 0.25, 0.7  # of the prior: share of the middle, natural log of width
+MIDDLE_SPREAD, WIDTH_SPREAD = 0.15, 0.7  # of the prior: share of the middle, natural log of width
 EDGE = 0.25  # share of the gap between clean and planted that the middle keeps from either
 LEAST = 3  # planted models found by a statistic from which its curve counts as fitted
 FOLDS = 5  # of the clean models, where a family of planted ones is left out

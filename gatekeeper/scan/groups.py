@@ -25,7 +25,7 @@ from gatekeeper.triggers import Composite, Trigger
 SMALL, PLACED, WIDE = 24 / 224, 28 / 224, 56 / 224  # sides of patches, shares of the image's
 
 NEAR, FAR = 0.12, 0.4  # offsets of a warp, shares of half the image's side
-# Of the images that a wide patch at one place leads; of 45 honest models one was led in 0.81.
+# Of the images that a wide patch at one place leads: one honest harsh model was led in 0.83.
 LED = 0.5
 TRIES = 8  # of families with few parameters, each of which moves every pixel
 
