@@ -100,11 +100,8 @@ class PlacesArm:
 
     def parts(self, free: Tensor, size: int) -> list[tuple[PatchArm, Tensor]]:
         """Return each place as an arm of its own, with its parameters."""
-        return [
-            (PatchArm(side=self.side, place=(patch.place[0], patch.place[1])), pixels)
-            for patch, pixels in zip(Places(patches=free).apart(size), free, strict=True)
-            if patch.place is not None
-        ]
+        arms = [PatchArm(side=self.side, place=at) for at in Places(patches=free).places(size)]
+        return list(zip(arms, free, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What a detector is, what it returns, and what a whole scan comes to."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -45,6 +46,11 @@ class Detection:
     exhibits: tuple[Exhibit, ...] = ()
     leaning: tuple[str, ...] = ()  # labels that weights point to, most first; empty: to none
     skipped: str | None = None  # why it did not run, e.g. "no anchor"
+
+
+def leaning_of(detections: Iterable[Detection]) -> tuple[str, ...]:
+    """Return the labels that weights point to, most first, by the first detection that says so."""
+    return next((d.leaning for d in detections if d.leaning), ())
 
 
 @runtime_checkable

@@ -118,6 +118,6 @@ def groups_for(size: int, *, anchored: bool) -> tuple[Group, ...]:
 
 
 def windows(size: int) -> Group:
-    """Return a search of every place, for where an anchor shows what half an image hides."""
+    """Return a search of every place, for where an anchor shows what a window hides."""
     arm = WindowsArm(side=patch_side(WIDE, size), size=size)
     return Group(name="windows", arms=(arm,), usual=LED)

@@ -96,11 +96,9 @@ def _ranked(pair: Pair, change: Tensor) -> tuple[str, ...]:
 
     In 27 of 27 planted models whose head was trained the target came first, or both did.
     """
-    free = torch.ones(len(pair.words), dtype=torch.bool)
-    free[pair.decoys] = False
-    places = free.nonzero()[:, 0]
-    along = _shares(_centred(pair.head.weights[places]), change)
-    return tuple(pair.words[i] for i in places[along.argsort(descending=True)].tolist())
+    free = len(pair.words) - len(pair.decoys)  # decoys are the last of the words
+    along = _shares(_centred(pair.head.weights[:free]), change)
+    return tuple(pair.words[i] for i in along.argsort(descending=True).tolist())
 
 
 def label_directions(pair: Pair) -> Tensor:

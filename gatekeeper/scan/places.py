@@ -36,12 +36,15 @@ class Places(_Own):
 
     def apart(self, size: int) -> list[Patch]:
         """Return each as a trigger of its own, for images of `size` pixels a side."""
-        far = size - self.patches.shape[-1]
-        places = [[int(x * far), int(y * far)] for x, y in PLACES]
         return [
-            Patch(pixels=patch, place=place)
-            for place, patch in zip(places, self.patches, strict=True)
+            Patch(pixels=patch, place=list(place))
+            for place, patch in zip(self.places(size), self.patches, strict=True)
         ]
+
+    def places(self, size: int) -> list[tuple[int, int]]:
+        """Return x, y of each patch's upper left corner in an image of `size` pixels a side."""
+        far = size - self.patches.shape[-1]
+        return [(int(x * far), int(y * far)) for x, y in PLACES]
 
     def picture(self) -> Tensor:
         """Return the patches beside each other."""
@@ -57,7 +60,7 @@ class Windows(_Own):
     """A picture as large as the image, of which each image shows a window of half its side.
 
     Windows lie on a grid of three by three, so that every place up to a quarter of the side is
-    wholly in one of them, and half of each image stays to be seen.
+    wholly in one of them, and three quarters of each image stay to be seen.
     """
 
     pixels: Tensor  # [3, S, S] in [0, 1]

@@ -9,7 +9,7 @@ from gatekeeper.errors import BudgetExhaustedError, OracleError
 from gatekeeper.registry import Registry
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan import score as scores
-from gatekeeper.scan.base import Candidate, Detection, Detector, ScanOutcome
+from gatekeeper.scan.base import Candidate, Detection, Detector, ScanOutcome, leaning_of
 from gatekeeper.scan.basics import count_probes, judge_clean, strange
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.confirm import Confirmation, confirm, unconfirmed
@@ -188,7 +188,7 @@ def _confirm_all(case: Case, gathered: Gathered, runtime: Runtime) -> None:
 
 def _placed(judged: Confirmation, gathered: Gathered) -> Confirmation:
     """Return `judged` with its target's place among the labels that weights point to."""
-    leaning = next((d.leaning for d in gathered.detections.values() if d.leaning), ())
+    leaning = leaning_of(gathered.detections.values())
     target = judged.confirmed.target
     if target not in leaning:
         return judged

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gatekeeper.case import Case
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan.base import Candidate, Detection
+from gatekeeper.scan.base import Candidate, Detection, leaning_of
 from gatekeeper.scan.basics import another_view
 from gatekeeper.scan.groups import Group, groups_for, windows
 from gatekeeper.scan.hints import Hint, hints_of
@@ -67,7 +67,7 @@ class TriggerSearch:
             judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
         )
         limit = runtime.meter.image_passes + self.most
-        leaning = next((d.leaning for d in earlier if d.leaning), ())
+        leaning = leaning_of(earlier)
         hunt = Hunt(
             ground=ground,
             effort=self.effort,
