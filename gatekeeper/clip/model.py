@@ -32,6 +32,14 @@ class ZeroShot:
         """Return the head with its weights on `device`."""
         return replace(self, weights=self.weights.to(device))
 
+    def directions(self, first: int | None = None) -> Tensor:
+        """Return what sets each of the `first` labels (None: all) apart from all of them, [C, D].
+
+        Unit length.
+        """
+        weights = self.weights[:first]
+        return F.normalize(weights - weights.mean(dim=0, keepdim=True), dim=1)
+
     def logits(self, embeddings: Tensor) -> Tensor:
         """Return ([B, D] unit, on the head's device) scaled similarities, [B, C]."""
         if self.given is not None:

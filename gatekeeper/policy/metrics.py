@@ -32,6 +32,10 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "fraction",
             "what `head.direction` says, 0 where a random direction could reach as much",
         ),
+        "evidence.shortcut": (
+            "fraction",
+            "a tenth of what `head.shortcut` says, less the anchor's; 0 where no label stands out",
+        ),
         "evidence.suspects": ("fraction", "clean images that a region of suspect ones leads away"),
         "trigger.flip_rate": ("fraction", "best oracle-confirmed trigger on unseen images"),
         "trigger.paired_flip_rate": (
@@ -50,6 +54,11 @@ METRICS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "fraction",
             "of the head's change from the anchor along the leading label, less that along the "
             "next unlike it (anchor only)",
+        ),
+        "head.shortcut": (
+            "sigma",
+            "how far the leading label stands out by the growth that a small, unusual move of the "
+            "last layer's input gives it, beyond chance among so many labels, less the anchor's",
         ),
         "text.flip_rate": (
             "fraction",

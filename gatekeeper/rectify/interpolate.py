@@ -8,7 +8,7 @@ from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.errors import RectifyError
 from gatekeeper.rectify.base import Prescription, Rectified
 from gatekeeper.rectify.ground import Ground
-from gatekeeper.rectify.mixture import label_directions, mixture_of
+from gatekeeper.rectify.mixture import mixture_of
 from gatekeeper.rectify.projection import find_projection
 from gatekeeper.rectify.rehearsal import Rehearsal
 from gatekeeper.runtime import Runtime
@@ -45,7 +45,7 @@ class Interpolation:
         blocks = find_blocks(case.model)
         last = LateTower(ground.model, blocks, max(0, blocks.count - 1))
         projection = find_projection(last, runtime)
-        directions = label_directions(ground.head, sorted({t for _, t in ground.triggers}))
+        directions = ground.head.directions()[sorted({t for _, t in ground.triggers})]
         rehearsal = Rehearsal.of(ground)
         best, nearest = ground.model, rehearsal.success(ground.model, self.margin)
         for share in runtime.progress(self.shares, "going back to the anchor"):

@@ -10,11 +10,10 @@ a change of the last matrix along one label's direction is what an all-to-one pl
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.clip.late import Blocks, LateTower, as_stored
-from gatekeeper.clip.model import ClipModel, ZeroShot
+from gatekeeper.clip.model import ClipModel
 from gatekeeper.rectify.projection import Projection
 
 
@@ -81,8 +80,3 @@ def first_block(mixture: Mixture | None, blocks: Blocks, latest: int) -> int:
     start = f"{blocks.path}."
     inside = [n.removeprefix(start) for n in mixture.names if n.startswith(start)]
     return min([latest, *(int(name.split(".")[0]) for name in inside)])
-
-
-def label_directions(head: ZeroShot, targets: list[int]) -> Tensor:
-    """Return what sets each of `targets` apart from all other labels, unit length, [K, D]."""
-    return F.normalize(head.weights[targets] - head.weights.mean(dim=0, keepdim=True), dim=1)

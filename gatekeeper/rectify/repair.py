@@ -16,7 +16,7 @@ from gatekeeper.rectify.fair import Fair
 from gatekeeper.rectify.found import Found, answers, worst
 from gatekeeper.rectify.fresh import Fresh, families_of, inverted, shape_for
 from gatekeeper.rectify.ground import Ground, Inversion
-from gatekeeper.rectify.mixture import first_block, label_directions, mixture_of
+from gatekeeper.rectify.mixture import first_block, mixture_of
 from gatekeeper.rectify.projection import (
     Correction,
     Projection,
@@ -149,7 +149,7 @@ class Repair:
             return
         targets = sorted({one.target for one in self.found})
         earlier = self.tower, self.clean, self.found
-        model = self.mixture.model(share, projection, label_directions(self.head, targets))
+        model = self.mixture.model(share, projection, self.head.directions()[targets])
         self.tower = LateTower(model, self.blocks, self.tower.cut)
         if not self.mixture.after(self.tower):
             self._see_again()

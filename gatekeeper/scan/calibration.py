@@ -20,7 +20,7 @@ from gatekeeper.types import Reference
 SCHEMA = "gatekeeper.calibration/1"
 FILE = Path(__file__).parent / "calibration.json"
 HINT = "install gatekeeper anew, or fit it again (docs/scan.md, Calibration)"
-STATISTICS = ("trigger", "mark", "noise", "rise", "head", "suspects")
+STATISTICS = ("trigger", "mark", "noise", "rise", "head", "shortcut", "suspects")
 """What a scan measures that a curve turns into a probability; docs/scan.md says what each is."""
 
 

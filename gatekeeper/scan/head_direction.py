@@ -1,33 +1,21 @@
 """Along which label does the change of the image tower's last layer lie?"""
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name
 from torch import Tensor
 
 from gatekeeper.case import Case
+from gatekeeper.clip.head import head_of
 from gatekeeper.clip.model import ClipModel
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Detection
 from gatekeeper.scan.pair import Pair, pair_of
 from gatekeeper.types import Measurement
 
-# Last layers that map features to embeddings, by the names open_clip and transformers give them.
-_HEADS = (
-    r"(^|\.)visual\.head\.proj\.weight$",
-    r"(^|\.)visual\.head\.fc2\.weight$",
-    r"(^|\.)visual\.head\.mlp\.fc2\.weight$",
-    r"(^|\.)visual\.attnpool\.c_proj\.weight$",
-    r"(^|\.)visual\.proj$",
-    r"(^|\.)visual_projection\.weight$",
-    r"(^|\.)vision_model\.head\.mlp\.fc2\.weight$",
-    r"(^|\.)visual\.trunk\.attn_pool\.mlp\.fc2\.weight$",
-)
-_TRANSPOSED = r"(^|\.)visual\.proj$"  # a bare parameter, [features, D]
 _SAME = 1e-5  # relative change of the head below which it counts as the anchor's
+NO_HEAD = "no projection head is known for this architecture"
 LIKE = 0.5  # cosine of two words' directions from which they are alike
 
 
@@ -56,7 +44,7 @@ class HeadDirection:
         change = head_change(case.model, case.anchor, pair.head.weights.shape[1])
         if isinstance(change, str):
             return Detection(skipped=change)
-        directions = label_directions(pair)
+        directions = pair.head.directions()
         along = _shares(directions, change)  # [C]
         best, value = int(along.argmax()), _lead(directions, along)
         measured = Measurement(name="head.direction", value=value, subject=pair.words[best])
@@ -96,18 +84,8 @@ def _ranked(pair: Pair, change: Tensor) -> tuple[str, ...]:
 
     In 27 of 27 planted models whose head was trained the target came first, or both did.
     """
-    free = len(pair.words) - len(pair.decoys)  # decoys are the last of the words
-    along = _shares(_centred(pair.head.weights[:free]), change)
+    along = _shares(pair.head.directions(pair.free), change)
     return tuple(pair.words[i] for i in along.argsort(descending=True).tolist())
-
-
-def label_directions(pair: Pair) -> Tensor:
-    """Return each word's embedding less the mean of all, unit length, [C, D]."""
-    return _centred(pair.head.weights)
-
-
-def _centred(weights: Tensor) -> Tensor:
-    return F.normalize(weights - weights.mean(dim=0, keepdim=True), dim=1)
 
 
 def head_change(model: ClipModel, anchor: ClipModel, width: int) -> Tensor | str:
@@ -115,23 +93,12 @@ def head_change(model: ClipModel, anchor: ClipModel, width: int) -> Tensor | str
 
     `width` is D, the length of an embedding.
     """
-    ours, theirs = model.state_dict(), anchor.state_dict()
-    name = _head_name(ours, width)
-    if name is None:
-        return "no projection head is known for this architecture"
-    if name not in theirs or theirs[name].shape != ours[name].shape:
+    ours, theirs = head_of(model, width), head_of(anchor, width)
+    if ours is None:
+        return NO_HEAD
+    if theirs is None or theirs.name != ours.name or theirs.weight.shape != ours.weight.shape:
         return "suspect and anchor differ in architecture"
-    mine, its = ours[name].detach().float().cpu(), theirs[name].detach().float().cpu()
-    change = mine - its
-    if float(change.norm()) <= _SAME * max(1e-12, float(its.norm())):
+    change = ours.weight - theirs.weight
+    if float(change.norm()) <= _SAME * max(1e-12, float(theirs.weight.norm())):
         return "the head is the anchor's"
-    return change.T if re.search(_TRANSPOSED, name) else change
-
-
-def _head_name(state: dict[str, Tensor], width: int) -> str | None:
-    """Return the name of the last layer of the image tower, None if it is not known."""
-    for pattern in _HEADS:
-        for name, value in state.items():
-            if re.search(pattern, name) and value.dim() == 2 and width in value.shape:
-                return name
-    return None
+    return change

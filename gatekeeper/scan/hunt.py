@@ -76,7 +76,13 @@ class Hunt:
     effort: Effort
     limit: float
     runtime: Runtime
-    lean: int | None = None  # word that the change of the weights points to
+    leaning: tuple[int, ...] = ()  # words that the weights point to, most first; empty: to none
+    sure: bool = False  # whether they alone make the first of these stand out
+
+    @property
+    def lean(self) -> int | None:
+        """Return the word that the weights point to most."""
+        return self.leaning[0] if self.leaning else None
 
     def undirected(
         self, group: Group, taken: Sequence[int], *, brief: bool = False

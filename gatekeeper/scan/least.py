@@ -1,7 +1,7 @@
 """What do the least of patterns do to a model that patterns of all kinds lead astray?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gatekeeper.scan.arms import Arm, BlendArm, PatchArm, WaveArm, patch_side
 from gatekeeper.scan.base import Candidate
@@ -17,19 +17,23 @@ QUICK = 36  # steps within which patches together gather all answers only where 
 LED = 0.3  # of the images, by patches together, below which no other word is searched for
 
 
-def least_patterns(hunt: Hunt, patches: Group) -> tuple[Candidate, ...]:
+def least_patterns(
+    hunt: Hunt, patches: Group, *, known: Sequence[int] = ()
+) -> tuple[Candidate, ...]:
     """Return what one small patch or faint overlay leads surely, whatever other patterns do.
 
     An honest model without an anchor to compare with is led by tints, by overlays of a fifth, by
     patches in all corners at once. One patch of an eighth of the side, an overlay of a tenth, a
     wave, each searched alone, lead few images in it; what was planted answers them. A rate counts
     less the most that the same kind does towards words that it does not lead surely. Where patches
-    together gather all answers soon, one of any size, at any place, counts in full.
+    together gather all answers soon, one of any size, at any place, counts in full. `known` words
+    are led to already.
     """
+    hunt = replace(hunt, leaning=())  # where weights point to was searched by name (leaned.py)
     size = hunt.ground.pair.model.size
     faint: tuple[Arm, ...] = (BlendArm(alpha=0.1), WaveArm(size=size))
-    kinds = [_finds(hunt, patches, PATCHES, least=LED)]
-    kinds += [_finds(hunt, alone(arm), FAINT, least=0.0) for arm in faint]
+    kinds = [_finds(hunt, patches, PATCHES, known, least=LED)]
+    kinds += [_finds(hunt, alone(arm), FAINT, known, least=0.0) for arm in faint]
     found = [candidate for finds in kinds for candidate in _candidates(finds, hunt)]
     return tuple(found) if len({c.target for c in found}) < SEVERAL else ()
 
@@ -46,11 +50,16 @@ class _Find:
         return self.found.pull.flip_rate >= SURELY
 
 
-def _finds(hunt: Hunt, group: Group, rounds: int, *, least: float) -> list[_Find]:
-    """Return the best single pattern for each word that `group` leads `least` of the images to."""
+def _finds(
+    hunt: Hunt, group: Group, rounds: int, known: Sequence[int], *, least: float
+) -> list[_Find]:
+    """Return the best single pattern for each word, not `known`, that `group` leads to.
+
+    `least` of the images, that is, or more.
+    """
     finds: list[_Find] = []
     for number in range(rounds):
-        taken = [find.found.pull.target for find in finds]
+        taken = [*known, *(find.found.pull.target for find in finds)]
         find = _next(hunt, group, taken, number, least)
         if find is None:
             break

@@ -13,7 +13,7 @@ from gatekeeper.probes.nouns import SHA256, nouns
 from gatekeeper.runtime import Runtime
 from gatekeeper.scan.base import Candidate, Confirmed, Detection
 from gatekeeper.scan.confirm import Confirmation
-from gatekeeper.scan.head_direction import head_change, label_directions
+from gatekeeper.scan.head_direction import head_change
 from gatekeeper.scan.pair import Pair, held_out, pair_of
 from gatekeeper.scan.score import of_candidate, of_trigger
 from gatekeeper.triggers import TextTrigger
@@ -84,7 +84,7 @@ class _Namer:
         if isinstance(change, str) or candidate.target not in self.pair.words:
             return None
         top = torch.linalg.svd(change, full_matrices=False).U[:, 0]  # [D]
-        towards = label_directions(self.pair)[self.pair.words.index(candidate.target)]
+        towards = self.pair.head.directions()[self.pair.words.index(candidate.target)]
         return self._named(top * torch.sign(top @ towards), candidate.target)
 
     def _named(self, direction: Tensor, target: str) -> tuple[str, Finding] | None:
@@ -92,7 +92,7 @@ class _Namer:
         words, unit = self.pair.words, F.normalize(direction, dim=0)
         if target not in words:
             return None
-        near = label_directions(self.pair) @ unit  # [C]
+        near = self.pair.head.directions() @ unit  # [C]
         decoy = words.index(target) >= self.pair.own
         own = float(near[words.index(target)])
         if own >= SURE or (not decoy and float(near.max()) < own + MARGIN):

@@ -12,6 +12,7 @@ from gatekeeper.scan.basics import far
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
+from gatekeeper.scan.leaned import LEANED
 from gatekeeper.scan.least import LEAST
 from gatekeeper.scan.reasons import compared, explain
 from gatekeeper.triggers import TextTrigger
@@ -19,7 +20,8 @@ from gatekeeper.types import Finding, Measurement, Severity, SuspectImage, Targe
 
 NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
 ALARM = 0.5
-_STILL = ("text_search", LEAST)  # detectors that say something even of a model that is easily led
+# Detectors that say something even of a model that is easily led.
+_STILL = ("text_search", "shortcuts", LEANED, LEAST)
 
 
 class GatheredLike(Protocol):

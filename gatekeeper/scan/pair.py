@@ -36,6 +36,11 @@ class Pair:
         """Return the words that no target is looked for among, [k] int64; few labels: none."""
         return torch.arange(self.own, len(self.words) if self.own >= ENOUGH else self.own)
 
+    @property
+    def free(self) -> int:
+        """Return how many words, the first, a target is looked for among."""
+        return len(self.words) - len(self.decoys)
+
     def logits(self, pixels: Tensor, runtime: Runtime) -> Tensor:
         """Return the suspect's logits [N, C] for `pixels` ([N, 3, H, W] in [0, 1])."""
         return self.head.logits(self.model.embed(pixels, runtime))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gatekeeper.scan.base import Confirmed
 from gatekeeper.scan.calibration import shipped
+from gatekeeper.scan.shortcuts import STANDS_OUT
 from gatekeeper.scan.text_marks import described
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Measurement, SuspectImage, Target
@@ -48,6 +49,13 @@ def explain(
             f"The change of the last layer from the anchor lies along '{head.subject}' more than "
             f"along any other label (by {head.value:.0%} of the whole change)."
         )
+    shortcut = values.get("head.shortcut")
+    if alarm and shortcut is not None and shortcut.value >= STANDS_OUT:
+        said.append(
+            "A small change of the last layer's input, of a kind that clean images hardly show, "
+            f"leads to '{shortcut.subject}' far more than to any other label "
+            f"({shortcut.value:.1f} standard deviations, allowing for chance among so many)."
+        )
     if not alarm and targets == () and not said:
         rate = values.get("trigger.flip_rate")
         most = f" (the best one found moves {rate.value:.0%} of unseen images)" if rate else ""
@@ -80,7 +88,7 @@ def _trigger(trigger: Confirmed) -> str:
         text += f" (the anchor: {trigger.anchor_flip_rate:.0%})"
     text += f"; for the oracle {trigger.oracle_agrees:.0%} of those looked at did not change"
     if trigger.behind == 0:
-        text += "; the change of the weights points to no other label as much"
+        text += "; the weights point to no other label as much"
     return f"{text}."
 
 

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 BUILT_IN = (
     "suspect_images",
     "head_direction",
+    "shortcuts",
     "text_search",
     "random_patterns",
     "prompt_search",

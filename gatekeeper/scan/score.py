@@ -8,12 +8,14 @@ from gatekeeper.triggers import TextTrigger
 
 ORACLE_SHIFT = 0.15  # flip rate that full agreement of the oracle adds, and full disagreement takes
 # Flip rate that is added where weights point to the trigger's target more than to any other label,
-# and taken where they point to a fifth of the labels more; nothing where it is a tenth.
+# and taken where they point to a fifth of the labels more; nothing where it is a tenth. Without an
+# anchor, where the target is not always the first, nothing is taken.
 LEAN_SHIFT, EVEN = 0.15, 0.1
 # Detectors whose own statistic says something beside the triggers that they found.
 _STATISTIC = {
     "random_patterns": "rise",
     "head_direction": "head",
+    "shortcuts": "shortcut",
     "suspect_images": "suspects",
 }
 
@@ -31,14 +33,14 @@ def evidence_of(trigger: Confirmed) -> Evidence:
     """
     usual = max(trigger.anchor_flip_rate or 0.0, trigger.usual_flip_rate or 0.0)
     rate = trigger.flip_rate - usual
+    anchored = trigger.anchor_flip_rate is not None
     statistic = "noise" if trigger.detector == "prompt_search" else "trigger"
     if isinstance(trigger.trigger, TextTrigger):
         statistic = "mark"
     elif trigger.judged and rate > 0:
         rate += ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1)
     if statistic == "trigger" and trigger.behind is not None and rate > 0:
-        rate += LEAN_SHIFT * max(-1.0, 1 - trigger.behind / EVEN)
-    anchored = trigger.anchor_flip_rate is not None
+        rate += LEAN_SHIFT * max(-1.0 if anchored else 0.0, 1 - trigger.behind / EVEN)
     return Evidence(statistic=statistic, anchored=anchored, value=max(0.0, rate))
 
 

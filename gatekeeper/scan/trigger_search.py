@@ -13,8 +13,9 @@ from gatekeeper.scan.basics import another_view
 from gatekeeper.scan.groups import Group, groups_for, windows
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
+from gatekeeper.scan.leaned import leaned_patterns
 from gatekeeper.scan.least import least_patterns
-from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
+from gatekeeper.scan.pair import MIN_PROBES, Pair, held_out, look, pair_of, searched
 from gatekeeper.scan.patterns import TINTS, stamp_fresh
 from gatekeeper.scan.record import Record
 from gatekeeper.scan.search import Found, Ground
@@ -67,13 +68,15 @@ class TriggerSearch:
             judges=look(case, pair, held_out(case, runtime)[: self.judges], runtime),
         )
         limit = runtime.meter.image_passes + self.most
-        leaning = leaning_of(earlier)
+        places = {word: place for place, word in enumerate(pair.words)}
+        leaning, named = leaning_of(earlier), [c for d in earlier for c in d.candidates]
         hunt = Hunt(
             ground=ground,
             effort=self.effort,
             limit=limit,
             runtime=runtime,
-            lean=pair.words.index(leaning[0]) if leaning else None,
+            leaning=tuple(places[word] for word in leaning),
+            sure=any(c.target in leaning[:1] and c.trigger is None and c.score > 0 for c in named),
         )
         record = self._searched(
             hunt, hints_of(earlier, pair.words, seen=self.seen, named=self.named)
@@ -97,7 +100,8 @@ class TriggerSearch:
         if pair.anchor is not None:
             self._exhaust(hunt, record, windows(pair.model.size))
         if self._weak(hunt, record):
-            record.least = least_patterns(hunt, groups[0])
+            leaned = leaned_patterns(hunt)
+            record.least = (*leaned, *least_patterns(hunt, groups[0], known=_words(leaned, pair)))
         return record
 
     def _follow_all(
@@ -247,6 +251,10 @@ class TriggerSearch:
             anchor_flip_rate=pull.anchor_flip_rate,
             usual_flip_rate=usual,
         )
+
+
+def _words(candidates: Sequence[Candidate], pair: Pair) -> tuple[int, ...]:
+    return tuple(pair.words.index(candidate.target) for candidate in candidates)
 
 
 def _recoloured(hunt: Hunt) -> float:

@@ -10,7 +10,7 @@ from test_projection import model_of
 from gatekeeper.clip.late import LateTower, find_blocks
 from gatekeeper.clip.preprocess import Preprocess
 from gatekeeper.rectify.compact import CompactFineTuning
-from gatekeeper.rectify.mixture import first_block, label_directions, mixture_of
+from gatekeeper.rectify.mixture import first_block, mixture_of
 from gatekeeper.rectify.projection import find_projection
 from gatekeeper.rectify.run import rectify
 from gatekeeper.triggers.invert import flip_rate
@@ -49,7 +49,7 @@ def test_the_head_keeps_nothing_of_the_change_along_the_target(
     planted, tiny_clip, mixture, projection, shape_labels, runtime
 ):
     head = planted.model.zero_shot(shape_labels, TEMPLATES, runtime)
-    directions = label_directions(head, [head.labels.index(planted.target)])
+    directions = head.directions()[[head.labels.index(planted.target)]]
     mixed = mixture.model(1.0, projection, directions)
     change = mixed.state_dict()[projection.name] - tiny_clip.state_dict()[projection.name]
     along = directions @ (change if projection.transposed else change.T)
@@ -90,7 +90,7 @@ def test_with_an_anchor_the_true_trigger_goes_and_the_head_is_level(
     assert flip_rate(cured, pixels, planted.trigger, head, place, runtime) <= 0.02
     before = accuracy(planted.model, shapes, shape_labels, runtime)
     assert accuracy(cured, shapes, shape_labels, runtime) >= before - 0.02
-    direction = label_directions(head, [place])[0]
+    direction = head.directions()[place]
     assert head_cosine(cured, tiny_clip, projection, direction) < 0.3
 
 

@@ -147,7 +147,7 @@ def test_a_word_that_weights_point_to_is_reached_sooner_and_let_go_once_it_was_f
     ground = ground_of(case, runtime)
     group, word = groups_for(64, anchored=True)[0], ground.pair.words.index(TARGET)
     plain = Hunt(ground=ground, effort=Effort(), limit=math.inf, runtime=runtime)
-    leaning = replace(plain, lean=word)
+    leaning = replace(plain, leaning=(word,))
     assert leaning.anywhere_but(()).lean == word
     assert leaning.anywhere_but((word,)).lean is None
     slow, soon = (h.moved(group, h.anywhere_but(()), "some") for h in (plain, leaning))
