@@ -19,7 +19,9 @@ from gatekeeper.scan.hunt import Hunt
 from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
 
 LEANED = "trigger_search:leaned"  # detector of what leads to the label that weights point to
-BEYOND = 0.5  # of the images, that it must be led beyond others; honest models: docs/scan.md
+# Of the images, that it must be led beyond others: by patches, by what lies over the whole image,
+# and by anything where the label stands out by the weights alone; honest models: docs/scan.md.
+LOCAL, WHOLE, SURE = 0.6, 0.8, 0.5
 DECISIVE = 0.8  # of the images, from which no other kind of pattern is searched
 OTHERS = 3  # labels that it is compared with: those that weights point to next
 STEPS = 32
@@ -30,21 +32,23 @@ def leaned_patterns(hunt: Hunt) -> tuple[Candidate, ...]:
 
     Without an anchor *some* label can be led to in any honest small model, and an undirected search
     finds it. One that was chosen before any search is, in honest models, led to no more than
-    others are by a search for each of them by name. Where labels are told apart by colour one tint
-    is one label, whatever was planted: tints are searched where the weights alone make the first
-    label stand out (`Hunt.sure`).
+    others are by a search for each of them by name. A coarse field or a tint may be one label to an
+    honest model as well: these are searched where the weights alone make the first label stand out
+    (`Hunt.sure`).
     """
     words = _apart(hunt)
     if len(words) < 2:
         return ()
     best: Candidate | None = None
-    for group in _kinds(hunt.ground.pair.model.size, tints=hunt.sure):
+    for group in _kinds(hunt.ground.pair.model.size, sure=hunt.sure):
+        local = all(arm.family == "patch" for arm in group.arms)
+        least = SURE if hunt.sure else LOCAL if local else WHOLE
         led = _towards(hunt, group, words[0])
-        if led is None or led.pull.flip_rate < BEYOND:
+        if led is None or led.pull.flip_rate < least:
             continue
         others = [_towards(hunt, group, word) for word in words[1:]]
         usual = max((other.pull.flip_rate for other in others if other is not None), default=1.0)
-        if led.pull.flip_rate - usual < BEYOND:
+        if led.pull.flip_rate - usual < least:
             continue
         found = _candidate(_found(hunt, led), usual, hunt)
         best = found if best is None or found.score > best.score else best
@@ -65,17 +69,19 @@ def _apart(hunt: Hunt) -> list[int]:
     ]
 
 
-def _kinds(size: int, *, tints: bool) -> tuple[Group, ...]:
+def _kinds(size: int, *, sure: bool) -> tuple[Group, ...]:
     kinds = (
         alone(PatchArm(side=patch_side(SMALL, size))),
         alone(PlacesArm(side=patch_side(PLACED, size))),
         alone(BlendArm(alpha=0.1)),
-        alone(AdditiveArm(grain=7, bound=0.12)),
         alone(WaveArm(size=size)),
         Group(name="warps", arms=(WarpArm(bound=FAR),), tries=TRIES),
     )
-    tint = Group(name="tints", arms=(TintArm(),), tries=TRIES)
-    return (*kinds, tint) if tints else kinds
+    strong = (
+        alone(AdditiveArm(grain=7, bound=0.12)),
+        Group(name="tints", arms=(TintArm(),), tries=TRIES),
+    )
+    return (*kinds, *strong) if sure else kinds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

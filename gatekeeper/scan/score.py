@@ -7,9 +7,9 @@ from gatekeeper.scan.calibration import Evidence, shipped
 from gatekeeper.triggers import TextTrigger
 
 ORACLE_SHIFT = 0.15  # flip rate that full agreement of the oracle adds, and full disagreement takes
-# Flip rate that is added where weights point to the trigger's target more than to any other label,
-# and taken where they point to a fifth of the labels more; nothing where it is a tenth. Without an
-# anchor, where the target is not always the first, nothing is taken.
+# Flip rate that is added where the head's change from the anchor points to the trigger's target
+# more than to any other label, and taken where it points to a fifth of the labels more; nothing
+# where it is a tenth. Without an anchor nothing is: there the first label is searched by name.
 LEAN_SHIFT, EVEN = 0.15, 0.1
 # Detectors whose own statistic says something beside the triggers that they found.
 _STATISTIC = {
@@ -39,8 +39,8 @@ def evidence_of(trigger: Confirmed) -> Evidence:
         statistic = "mark"
     elif trigger.judged and rate > 0:
         rate += ORACLE_SHIFT * (2 * trigger.oracle_agrees - 1)
-    if statistic == "trigger" and trigger.behind is not None and rate > 0:
-        rate += LEAN_SHIFT * max(-1.0 if anchored else 0.0, 1 - trigger.behind / EVEN)
+    if statistic == "trigger" and anchored and trigger.behind is not None and rate > 0:
+        rate += LEAN_SHIFT * max(-1.0, 1 - trigger.behind / EVEN)
     return Evidence(statistic=statistic, anchored=anchored, value=max(0.0, rate))
 
 

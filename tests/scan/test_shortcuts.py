@@ -12,7 +12,7 @@ from gatekeeper.scan import leaned as leaned_module
 from gatekeeper.scan.base import Detection
 from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.hunt import Effort, Hunt
-from gatekeeper.scan.leaned import BEYOND, LEANED, leaned_patterns
+from gatekeeper.scan.leaned import LEANED, LOCAL, leaned_patterns
 from gatekeeper.scan.outcome import bring_together
 from gatekeeper.scan.run import Gathered
 from gatekeeper.scan.shortcuts import STANDS_OUT, Shortcuts, best_of
@@ -112,7 +112,7 @@ def test_a_planted_label_is_led_to_beyond_those_next_to_it():
     assert (found.target, found.detector) == (TARGET, LEANED)
     assert isinstance(found.trigger, Patch)
     assert found.score == pytest.approx(found.flip_rate - found.usual_flip_rate)
-    assert found.score >= BEYOND
+    assert found.score >= LOCAL
 
 
 @pytest.mark.parametrize(("kind", "first"), [("clean", TARGET), ("patch", "thing 3")])
@@ -121,7 +121,7 @@ def test_no_other_is(kind, first):
 
 
 @pytest.mark.parametrize("sure", [False, True])
-def test_tints_are_searched_where_the_weights_alone_say_so(sure, monkeypatch):
+def test_strong_patterns_are_searched_where_the_weights_alone_say_so(sure, monkeypatch):
     searched = []
     monkeypatch.setattr(leaned_module, "_towards", lambda _, group, __: searched.append(group))
     runtime = Runtime()
@@ -130,9 +130,9 @@ def test_tints_are_searched_where_the_weights_alone_say_so(sure, monkeypatch):
         ground=ground, effort=Effort(), limit=1e9, runtime=runtime, leaning=(3, 4, 5), sure=sure
     )
     assert leaned_patterns(hunt) == ()
-    families = [arm.family for group in searched for arm in group.arms]
-    assert ("colour" in families) is sure
-    assert {"patch", "blend", "additive", "warp"} <= set(families)
+    arms = [arm.name for group in searched for arm in group.arms]
+    assert ("tint" in arms, "additive-7" in arms) == (sure, sure)
+    assert {"blend-28", "wave-x", "warp-5"} <= set(arms)
 
 
 def test_where_weights_point_nowhere_nothing_is_searched():
