@@ -33,7 +33,7 @@ PRIOR = {
     "noise": (0.30, 0.03),
     "rise": (0.25, 0.03),  # an honest fine-tune on labels reached 0.20
     "head": (0.20, 0.02),  # honest small CLIPs reached 0.11, planted photo CLIPs 0.32 at least
-    "shortcut": (0.30, 0.025),  # an honest, harsh fine-tune reached 0.24
+    "shortcut": (0.30, 0.05),  # an honest, harsh fine-tune reached 0.24 without an anchor
     "suspects": (0.45, 0.06),
 }
 MIDDLE_SPREAD, WIDTH_SPREAD = 0.15, 0.7  # of the prior: share of the middle, natural log of width

@@ -10,6 +10,7 @@ import io
 import lzma
 import mmap
 import tarfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def _packed(path: Path, unpack: Any) -> Contents:
     try:
         with unpack(path, "rb") as stream:
             inner = stream.read(MAX_UNPACKED + 1)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
         found.broken.append(f"broken packed bytes: {error}")
         return found
     if len(inner) > MAX_UNPACKED:

@@ -222,8 +222,8 @@ class TriggerSearch:
         if record.recoloured >= COLOURED:
             why = (
                 f"plain changes of colour change {record.recoloured:.0%} more of this model's "
-                "answers than a mirror does: its labels are told apart by colour, and only small "
-                "patches and faint overlays prove anything"
+                "answers than a mirror does: its labels are told apart by colour, and of what is "
+                "put on an image only small patches and faint overlays prove anything"
             )
         return Finding(
             id=WEAK,

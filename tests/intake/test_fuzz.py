@@ -1,9 +1,13 @@
 """Whatever the bytes, the readers answer: a finding or nothing, never a crash or a call."""
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
 import zipfile
 
+import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -87,3 +91,20 @@ def test_random_files_are_inspected(content, suffix, tmp_path):
         except (ValueError, IndexError, OverflowError, OSError, TypeError):
             continue  # the child turns these into findings
         assert report["container"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gzip.compress(b"x" * 99)[:10] + b"\x06" + b"\x00" * 20,  # no such block type
+        bz2.compress(b"x" * 99)[:20] + b"\x00" * 20,
+        lzma.compress(b"x" * 99)[:30] + b"\x00" * 20,
+    ],
+    ids=["gzip", "bzip2", "xz"],
+)
+def test_damaged_packed_bytes_are_a_finding(data, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(data)
+    report = inspect(path)
+    assert report["container"] == "packed"
+    assert any("broken packed bytes" in why for why in report["broken"])
