@@ -47,7 +47,8 @@ def leaned_patterns(hunt: Hunt) -> tuple[Candidate, ...]:
         if led is None or led.pull.flip_rate < least:
             continue
         others = [_towards(hunt, group, word) for word in words[1:]]
-        usual = max((other.pull.flip_rate for other in others if other is not None), default=1.0)
+        # One that no passes were left for is nothing to compare with: then nothing follows.
+        usual = max(1.0 if other is None else other.pull.flip_rate for other in others)
         if led.pull.flip_rate - usual < least:
             continue
         found = _candidate(_found(hunt, led), usual, hunt)
