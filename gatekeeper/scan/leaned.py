@@ -16,6 +16,7 @@ from gatekeeper.scan.base import Candidate
 from gatekeeper.scan.groups import FAR, PLACED, SMALL, TRIES, Group, alone
 from gatekeeper.scan.head_direction import LIKE
 from gatekeeper.scan.hunt import Hunt
+from gatekeeper.scan.least import candidate_of, strength
 from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
 
 LEANED = "trigger_search:leaned"  # detector of what leads to the label that weights point to
@@ -51,7 +52,7 @@ def leaned_patterns(hunt: Hunt) -> tuple[Candidate, ...]:
         usual = max(1.0 if other is None else other.pull.flip_rate for other in others)
         if led.pull.flip_rate - usual < least:
             continue
-        found = _candidate(_found(hunt, led), usual, hunt)
+        found = candidate_of(_found(hunt, led), usual, LEANED, hunt)
         best = found if best is None or found.score > best.score else best
         if best.score >= DECISIVE:
             break
@@ -111,20 +112,8 @@ def _found(hunt: Hunt, led: _Led) -> Found:
     if len(parts) > 1:
         some = ground.judged_by(hunt.effort.few)
         pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
-        best = max(pieces, key=lambda piece: (piece.pull.flip_rate, piece.pull.rise))
+        best = max(pieces, key=strength)
         best, _ = hunt.sharpened(best, led.pull.target)
         if best.pull.flip_rate >= led.pull.flip_rate - hunt.effort.spared:
             return best
     return Found(group=group, frees=frees, trigger=group.trigger(frees, size), pull=led.pull)
-
-
-def _candidate(found: Found, usual: float, hunt: Hunt) -> Candidate:
-    return Candidate(
-        trigger=found.trigger,
-        target=hunt.ground.pair.words[found.pull.target],
-        detector=LEANED,
-        score=max(0.0, found.pull.flip_rate - usual),
-        flip_rate=found.pull.flip_rate,
-        anchor_flip_rate=None,
-        usual_flip_rate=usual,
-    )

@@ -85,16 +85,17 @@ def _next(
     single = [(arm, free) for arm, free in parts if quick or _small(arm, side)]
     some = ground.judged_by(hunt.effort.few) if len(single) > 1 else ground
     found = [found_of(some, arm, free, runtime, towards) for arm, free in single]
-    best = max(found, key=_strength)
+    best = max(found, key=strength)
     if len(single) > 1 or hunt.effort.promising <= best.pull.flip_rate < SURELY:
         best, _ = hunt.sharpened(best, whole.target)
     if quick and best.pull.flip_rate < SURELY:  # too soon for its pieces to tell: the widest
         wide, _ = hunt.sharpened(found[0], whole.target)
-        best = max(best, wide, key=_strength)
+        best = max(best, wide, key=strength)
     return _Find(found=best, quick=quick)
 
 
-def _strength(found: Found) -> tuple[float, float]:
+def strength(found: Found) -> tuple[float, float]:
+    """Return what finds are ranked by where there is no anchor: images led, then growth."""
     return (found.pull.flip_rate, found.pull.rise)
 
 
@@ -110,15 +111,18 @@ def _candidates(finds: Sequence[_Find], hunt: Hunt) -> list[Candidate]:
     """Return those of one kind that lead surely, each with what the others of its kind do."""
     slow = max((f.found.pull.flip_rate for f in finds if not f.sure), default=0.0)
     return [
-        _candidate(find.found, 0.0 if find.quick else slow, hunt) for find in finds if find.sure
+        candidate_of(find.found, 0.0 if find.quick else slow, LEAST, hunt)
+        for find in finds
+        if find.sure
     ]
 
 
-def _candidate(found: Found, usual: float, hunt: Hunt) -> Candidate:
+def candidate_of(found: Found, usual: float, detector: str, hunt: Hunt) -> Candidate:
+    """Return what `found` does beyond the `usual` rate, where there is no anchor."""
     return Candidate(
         trigger=found.trigger,
         target=hunt.ground.pair.words[found.pull.target],
-        detector=LEAST,
+        detector=detector,
         score=max(0.0, found.pull.flip_rate - usual),
         flip_rate=found.pull.flip_rate,
         anchor_flip_rate=None,

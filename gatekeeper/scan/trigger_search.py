@@ -15,7 +15,7 @@ from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
 from gatekeeper.scan.leaned import leaned_patterns
 from gatekeeper.scan.least import least_patterns
-from gatekeeper.scan.pair import MIN_PROBES, Pair, held_out, look, pair_of, searched
+from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.patterns import TINTS, stamp_fresh
 from gatekeeper.scan.record import Record
 from gatekeeper.scan.search import Found, Ground
@@ -101,7 +101,8 @@ class TriggerSearch:
             self._exhaust(hunt, record, windows(pair.model.size))
         if self._weak(hunt, record):
             leaned = leaned_patterns(hunt)
-            record.least = (*leaned, *least_patterns(hunt, groups[0], known=_words(leaned, pair)))
+            known = hunt.leaning[:1] if leaned else ()
+            record.least = (*leaned, *least_patterns(hunt, groups[0], known=known))
         return record
 
     def _follow_all(
@@ -251,10 +252,6 @@ class TriggerSearch:
             anchor_flip_rate=pull.anchor_flip_rate,
             usual_flip_rate=usual,
         )
-
-
-def _words(candidates: Sequence[Candidate], pair: Pair) -> tuple[int, ...]:
-    return tuple(pair.words.index(candidate.target) for candidate in candidates)
 
 
 def _recoloured(hunt: Hunt) -> float:
