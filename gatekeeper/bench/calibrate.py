@@ -36,6 +36,8 @@ PRIOR = {
     "shortcut": (0.30, 0.05),  # an honest, harsh fine-tune reached 0.24 without an anchor
     "suspects": (0.45, 0.06),
 }
+# Middles where nothing shows what the base itself can be led to: an honest one led prompts by 0.59.
+ALONE = {"trigger": 0.58, "mark": 0.75}
 MIDDLE_SPREAD, WIDTH_SPREAD = 0.15, 0.7  # of the prior: share of the middle, natural log of width
 EDGE = 0.25  # share of the gap between clean and planted that the middle keeps from either
 LEAST = 3  # planted models found by a statistic from which its curve counts as fitted
@@ -175,8 +177,8 @@ def _family_left_out(
 def _bare(name: str, rows: Sequence[KnownModel], anchored: bool) -> Curve:
     """Return the prior's curve of a statistic with the range of the models on either side."""
     middle, width = PRIOR[name]
-    if name == "trigger" and not anchored:
-        middle = 0.58  # nothing shows what the base itself can be led to
+    if not anchored:
+        middle = ALONE.get(name, middle)
     clean = [r.statistics[name] for r in rows if r.kind == "clean" and name in r.statistics]
     led = [r.statistics[name] for r in rows if r.kind == "planted" and _leading(r) == name]
     highest = max(clean, default=None)

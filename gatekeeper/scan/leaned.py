@@ -1,11 +1,13 @@
 """Does the label that the weights point to answer to patterns that no other label answers to?"""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from gatekeeper.scan.arms import (
     AdditiveArm,
     BlendArm,
-    PatchArm,
     PlacesArm,
     TintArm,
     WarpArm,
@@ -13,107 +15,162 @@ from gatekeeper.scan.arms import (
     patch_side,
 )
 from gatekeeper.scan.base import Candidate
-from gatekeeper.scan.groups import FAR, PLACED, SMALL, TRIES, Group, alone
+from gatekeeper.scan.groups import FAR, PLACED, TRIES, Group, alone
 from gatekeeper.scan.head_direction import LIKE
 from gatekeeper.scan.hunt import Hunt
-from gatekeeper.scan.least import candidate_of, strength
+from gatekeeper.scan.score import best_by_target
 from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
+from gatekeeper.scan.soon import SEVERAL, candidate_of, strength
 
-LEANED = "trigger_search:leaned"  # detector of what leads to the label that weights point to
-# Of the images, that it must be led beyond others: by patches, by what lies over the whole image,
-# and by anything where the label stands out by the weights alone; honest models: docs/scan.md.
-LOCAL, WHOLE, SURE = 0.6, 0.8, 0.5
+LEANED = "trigger_search:leaned"  # detector of what leads to a label that weights point to
+# Of the images, that it must be led beyond others: where a sprint was enough or the label stands
+# out by the weights alone; where the search was at its goal before its end; and where it was not.
+# Honest models: docs/scan.md.
+SURE, THERE, LATE = 0.5, 0.6, 0.8
 DECISIVE = 0.8  # of the images, from which no other kind of pattern is searched
-OTHERS = 3  # labels that it is compared with: those that weights point to next
-STEPS = 32
-
-
-def leaned_patterns(hunt: Hunt) -> tuple[Candidate, ...]:
-    """Return the pattern that leads to the first label by far more than to those next to it.
-
-    Without an anchor *some* label can be led to in any honest small model, and an undirected search
-    finds it. One that was chosen before any search is, in honest models, led to no more than
-    others are by a search for each of them by name. A coarse field or a tint may be one label to an
-    honest model as well: these are searched where the weights alone make the first label stand out
-    (`Hunt.sure`).
-    """
-    words = _apart(hunt)
-    if len(words) < 2:
-        return ()
-    best: Candidate | None = None
-    for group in _kinds(hunt.ground.pair.model.size, sure=hunt.sure):
-        local = all(arm.family == "patch" for arm in group.arms)
-        least = SURE if hunt.sure else LOCAL if local else WHOLE
-        led = _towards(hunt, group, words[0])
-        if led is None or led.pull.flip_rate < least:
-            continue
-        others = [_towards(hunt, group, word) for word in words[1:]]
-        # One that no passes were left for is nothing to compare with: then nothing follows.
-        usual = max(1.0 if other is None else other.pull.flip_rate for other in others)
-        if led.pull.flip_rate - usual < least:
-            continue
-        found = candidate_of(_found(hunt, led), usual, LEANED, hunt)
-        best = found if best is None or found.score > best.score else best
-        if best.score >= DECISIVE:
-            break
-    return () if best is None else (best,)
-
-
-def _apart(hunt: Hunt) -> list[int]:
-    """Return the first word that weights point to and, next, those that are unlike it."""
-    if not hunt.leaning:
-        return []
-    directions = hunt.ground.pair.head.directions()
-    first, *rest = hunt.leaning
-    unlike = directions[rest] @ directions[first] < LIKE
-    return [first, *(word for word, far in zip(rest, unlike.tolist(), strict=True) if far)][
-        : 1 + OTHERS
-    ]
-
-
-def _kinds(size: int, *, sure: bool) -> tuple[Group, ...]:
-    kinds = (
-        alone(PatchArm(side=patch_side(SMALL, size))),
-        alone(PlacesArm(side=patch_side(PLACED, size))),
-        alone(BlendArm(alpha=0.1)),
-        alone(WaveArm(size=size)),
-        Group(name="warps", arms=(WarpArm(bound=FAR),), tries=TRIES),
-    )
-    strong = (
-        alone(AdditiveArm(grain=7, bound=0.12)),
-        Group(name="tints", arms=(TintArm(),), tries=TRIES),
-    )
-    return (*kinds, *strong) if sure else kinds
+FIRST = 5  # labels that weights point to most, which are all searched for
+SPRINT = 8  # steps of that
+CLOSE = 4  # of them, the last, that say how far it came
+AHEAD = 0.25  # of their images, that must follow for the search to go on
+OTHERS = 3  # labels that the one that came farthest is compared with
+STEPS, LONG = 24, 32  # of a whole search; of one where the weights alone say so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Led:
-    """Where a search for a word by name ended, and how far it leads."""
+class _Run:
+    """A search for a word by name."""
 
+    word: int
     moved: Moved
-    pull: Pull
+    steps: int  # taken in all
+    least: float  # of the images, that it must lead beyond others
+
+    @property
+    def came(self) -> tuple[float, float]:
+        """Return the share of the last images that followed, and how far the word grew."""
+        pace = self.moved.pace
+        return (sum(pace.led[-CLOSE:]) / CLOSE, pace.recent(CLOSE))
 
 
-def _towards(hunt: Hunt, group: Group, word: int) -> _Led | None:
-    """Return how far `group` leads to `word`; None where no passes are left."""
-    aim = hunt.towards(word)
-    name = f"{group.name} towards {hunt.ground.pair.words[word]}, leaned"
-    moved = hunt.moved(group, aim, name, steps=STEPS)
+def leaned_patterns(hunt: Hunt) -> tuple[Candidate, ...]:
+    """Return what leads to one of the first labels, or to two, by far more than to others.
+
+    Without an anchor *some* label can be led to in any honest small model, and an undirected search
+    finds it. Of a few that were chosen before any search, none is, in honest models, led to more
+    than others are by a search for each of them by name. What was planted answers within a few
+    steps: all the first labels are searched for that long, and only one that images begin to follow
+    is searched on. Where the weights alone make the first label stand out (`Hunt.sure`) it is the
+    only one; a coarse field, a tint or a warp, which may be one label to an honest model as well,
+    is searched for it alone.
+    """
+    found: list[Candidate] = []
+    for group in _kinds(hunt.ground.pair.model.size, sure=hunt.sure):
+        runs = _farthest(hunt, group, hunt.leaning[: 1 if hunt.sure else FIRST])
+        found += _beyond(hunt, runs)
+        if any(candidate.score >= DECISIVE for candidate in found):
+            break
+    return tuple(best_by_target(found))
+
+
+def _farthest(hunt: Hunt, group: Group, first: Sequence[int]) -> list[_Run]:
+    """Return the searches for `first` words that are soon at their goal; else the farthest.
+
+    None where no images follow it. Words that are soon at their goal were planted, each for itself;
+    of several none says anything.
+    """
+    steps = LONG if hunt.sure else SPRINT
+    runs = [run for word in first if (run := _towards(hunt, group, word, steps)) is not None]
+    soon = [run for run in runs if run.steps < steps and run.moved.pace.led[-1] > 0]
+    if soon:
+        return soon if len(soon) < SEVERAL else []
+    far = max(runs, key=lambda run: run.came, default=None)
+    if far is None or far.came[0] < AHEAD:
+        return []
+    return [far] if hunt.sure else _onward(hunt, far)
+
+
+def _onward(hunt: Hunt, run: _Run) -> list[_Run]:
+    """Return `run` searched on to its end, where passes are left for that."""
+    left = STEPS - run.steps
+    on = _towards(hunt, run.moved.group, run.word, left, run.moved.frees)
+    if on is None:
+        return []
+    least = THERE if on.steps < left else LATE
+    return [replace(on, steps=run.steps + on.steps, least=least)]
+
+
+def _beyond(hunt: Hunt, runs: Sequence[_Run]) -> list[Candidate]:
+    """Return those of `runs`, all of one kind, that lead further than searches for other words."""
+    found = []
+    for run in runs:
+        pull = _pull(hunt, run)
+        if pull.flip_rate < run.least:
+            continue
+        others = _unlike(hunt, run.word, [r.word for r in runs])
+        usual = max((_rate(hunt, run, other) for other in others), default=1.0)
+        if pull.flip_rate - usual >= run.least:
+            found.append(candidate_of(_found(hunt, run.moved, pull), usual, LEANED, hunt))
+    return found
+
+
+def _rate(hunt: Hunt, run: _Run, word: int) -> float:
+    """Return how far a search like `run`, of as many steps, leads to `word`.
+
+    All the images where no passes are left: it is nothing to compare with, and nothing follows.
+    """
+    other = _towards(hunt, run.moved.group, word, run.steps)
+    return 1.0 if other is None else _pull(hunt, other).flip_rate
+
+
+def _pull(hunt: Hunt, run: _Run) -> Pull:
+    return judge_all(hunt.ground, run.moved, hunt.runtime, hunt.towards(run.word))
+
+
+def _unlike(hunt: Hunt, word: int, besides: Sequence[int]) -> list[int]:
+    """Return the first words, `besides` some, that are unlike `word`: a plant lifts those like."""
+    directions = hunt.ground.pair.head.directions()
+    like = directions @ directions[word]
+    others = [other for other in hunt.leaning if other not in besides]
+    return [other for other in others if float(like[other]) < LIKE][:OTHERS]
+
+
+def _towards(
+    hunt: Hunt, group: Group, word: int, steps: int, frees: Sequence[Tensor] | None = None
+) -> _Run | None:
+    """Return a search of `steps` for `word`, from `frees`; None where no passes are left."""
+    on = "" if frees is None else ", on"
+    name = f"{group.name} towards {hunt.ground.pair.words[word]}, leaned{on}"
+    aim = replace(hunt.towards(word), brief=not hunt.sure)
+    moved = hunt.moved(group, aim, name, frees, steps=steps)
     if moved is None:
         return None
-    return _Led(moved=moved, pull=judge_all(hunt.ground, moved, hunt.runtime, aim))
+    return _Run(word=word, moved=moved, steps=len(moved.pace.growth), least=SURE)
 
 
-def _found(hunt: Hunt, led: _Led) -> Found:
+def _found(hunt: Hunt, run: Moved, pull: Pull) -> Found:
     """Return the one piece that leads as far as the whole does, or the whole."""
-    ground, runtime, aim = hunt.ground, hunt.runtime, hunt.towards(led.pull.target)
-    group, frees, size = led.moved.group, led.moved.frees, ground.pair.model.size
+    ground, runtime, aim = hunt.ground, hunt.runtime, hunt.towards(pull.target)
+    group, frees, size = run.group, run.frees, ground.pair.model.size
     parts = group.parts(frees, size)
     if len(parts) > 1:
         some = ground.judged_by(hunt.effort.few)
         pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
         best = max(pieces, key=strength)
-        best, _ = hunt.sharpened(best, led.pull.target)
-        if best.pull.flip_rate >= led.pull.flip_rate - hunt.effort.spared:
+        best, _ = hunt.sharpened(best, pull.target)
+        if best.pull.flip_rate >= pull.flip_rate - hunt.effort.spared:
             return best
-    return Found(group=group, frees=frees, trigger=group.trigger(frees, size), pull=led.pull)
+    return Found(group=group, frees=frees, trigger=group.trigger(frees, size), pull=pull)
+
+
+def _kinds(size: int, *, sure: bool) -> tuple[Group, ...]:
+    kinds = (
+        alone(PlacesArm(side=patch_side(PLACED, size))),
+        alone(BlendArm(alpha=0.1)),
+        alone(WaveArm(size=size)),
+    )
+    strong = (
+        alone(AdditiveArm(grain=7, bound=0.12)),
+        Group(name="tints", arms=(TintArm(),), tries=TRIES),
+        Group(name="warps", arms=(WarpArm(bound=FAR),), tries=TRIES),
+    )
+    return (*kinds, *strong) if sure else kinds

@@ -13,15 +13,15 @@ from gatekeeper.scan.calibration import shipped
 from gatekeeper.scan.compact import compact_set
 from gatekeeper.scan.confirm import Confirmation
 from gatekeeper.scan.leaned import LEANED
-from gatekeeper.scan.least import LEAST
 from gatekeeper.scan.reasons import compared, explain
+from gatekeeper.scan.soon import SOON
 from gatekeeper.triggers import TextTrigger
 from gatekeeper.types import Finding, Measurement, Severity, SuspectImage, Target, Victim
 
 NAMED = 0.3  # probability from which a target or a trigger is worth a line in the report
 ALARM = 0.5
 # Detectors that say something even of a model that is easily led.
-_STILL = ("text_search", "shortcuts", LEANED, LEAST)
+_STILL = ("text_search", "shortcuts", LEANED, SOON)
 
 
 class GatheredLike(Protocol):

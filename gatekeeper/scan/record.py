@@ -18,7 +18,7 @@ class Record:
     recoloured: float = (
         0.0  # share of answers that tints change beyond a mirror's, without an anchor
     )
-    least: tuple[Candidate, ...] = ()  # what small and faint patterns do to a weak model
+    weak: tuple[Candidate, ...] = ()  # what still counts in a model that anything leads
 
     def add(self, group: Group, result: Result) -> Result:
         """Keep `result` and return it."""

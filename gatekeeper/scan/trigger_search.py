@@ -14,11 +14,11 @@ from gatekeeper.scan.groups import Group, groups_for, windows
 from gatekeeper.scan.hints import Hint, hints_of
 from gatekeeper.scan.hunt import Effort, Hunt, Result
 from gatekeeper.scan.leaned import leaned_patterns
-from gatekeeper.scan.least import least_patterns
 from gatekeeper.scan.pair import MIN_PROBES, held_out, look, pair_of, searched
 from gatekeeper.scan.patterns import TINTS, stamp_fresh
 from gatekeeper.scan.record import Record
 from gatekeeper.scan.search import Found, Ground
+from gatekeeper.scan.soon import soon_patterns
 from gatekeeper.types import Finding, Measurement, SearchStep, Severity
 
 WEAK = "weak-model"  # finding: without an anchor, nothing follows from what leads the model
@@ -101,8 +101,8 @@ class TriggerSearch:
             self._exhaust(hunt, record, windows(pair.model.size))
         if self._weak(hunt, record):
             leaned = leaned_patterns(hunt)
-            known = hunt.leaning[:1] if leaned else ()
-            record.least = (*leaned, *least_patterns(hunt, groups[0], known=known))
+            known = [pair.words.index(candidate.target) for candidate in leaned]
+            record.weak = (*leaned, *soon_patterns(hunt, groups[0], known=known))
         return record
 
     def _follow_all(
@@ -198,8 +198,8 @@ class TriggerSearch:
             for result in results
             if result.found is not None
         ]
-        named = {c.target for c in record.least}
-        candidates = [*record.least, *(c for c in candidates if c.target not in named)]
+        named = {c.target for c in record.weak}
+        candidates = [*record.weak, *(c for c in candidates if c.target not in named)]
         candidates.sort(key=lambda c: -c.score)
         best = max((r.whole.paired for r in record.all()), default=0.0)
         rate = Measurement(

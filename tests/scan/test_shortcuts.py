@@ -11,11 +11,15 @@ from gatekeeper.runtime import Runtime
 from gatekeeper.scan import leaned as leaned_module
 from gatekeeper.scan.base import Detection
 from gatekeeper.scan.calibration import shipped
+from gatekeeper.scan.groups import groups_for
 from gatekeeper.scan.hunt import Effort, Hunt
-from gatekeeper.scan.leaned import LEANED, LOCAL, leaned_patterns
+from gatekeeper.scan.leaned import FIRST, LEANED, SURE, leaned_patterns
 from gatekeeper.scan.outcome import bring_together
+from gatekeeper.scan.pace import Pace
 from gatekeeper.scan.run import Gathered
+from gatekeeper.scan.search import Moved
 from gatekeeper.scan.shortcuts import STANDS_OUT, Shortcuts, best_of
+from gatekeeper.scan.soon import SEVERAL
 from gatekeeper.triggers import Patch
 
 UNUSED = 8  # features that no clean image shows
@@ -98,41 +102,94 @@ def test_it_counts_where_nothing_follows_from_what_leads_the_images():
     assert outcome_with(0.2).score is None
 
 
-def leaned(kind, first=TARGET):
+def hunt_of(kind, place=0, **changes):
+    """Return a hunt in which weights point to the target at that place."""
     runtime = Runtime()
     ground = ground_of(case_of(kind), runtime)
-    words = [ground.pair.words.index(word) for word in (first, *(w for w in LABELS if w != first))]
-    return leaned_patterns(
-        Hunt(ground=ground, effort=Effort(), limit=1e9, runtime=runtime, leaning=tuple(words))
+    words = [ground.pair.words.index(word) for word in LABELS if word != TARGET]
+    words.insert(place, ground.pair.words.index(TARGET))
+    return Hunt(
+        ground=ground, effort=Effort(), limit=1e9, runtime=runtime, leaning=tuple(words), **changes
     )
 
 
-def test_a_planted_label_is_led_to_beyond_those_next_to_it():
-    (found,) = leaned("patch")
+@pytest.mark.parametrize("place", [0, FIRST - 1])
+def test_a_planted_label_among_the_first_is_led_to_beyond_others(place):
+    (found,) = leaned_patterns(hunt_of("patch", place))
     assert (found.target, found.detector) == (TARGET, LEANED)
     assert isinstance(found.trigger, Patch)
     assert found.score == pytest.approx(found.flip_rate - found.usual_flip_rate)
-    assert found.score >= LOCAL
+    assert found.score >= SURE
 
 
-@pytest.mark.parametrize(("kind", "first"), [("clean", TARGET), ("patch", "thing 3")])
-def test_no_other_is(kind, first):
-    assert leaned(kind, first) == ()
+@pytest.mark.parametrize(("kind", "place"), [("clean", 0), ("patch", FIRST)])
+def test_no_other_is(kind, place):
+    assert leaned_patterns(hunt_of(kind, place)) == ()
+
+
+def test_what_leads_to_others_as_far_says_nothing(monkeypatch):
+    monkeypatch.setattr(leaned_module, "_rate", lambda *_: 0.9)
+    assert leaned_patterns(hunt_of("patch")) == ()
+
+
+def searches_of(monkeypatch):
+    """Return a list that fills with each search's group, word and steps taken."""
+    searches, search = [], leaned_module._towards
+
+    def kept(hunt, group, word, steps, frees=None):
+        run = search(hunt, group, word, steps, frees)
+        searches.append((group.name, hunt.ground.pair.words[word], run.steps))
+        return run
+
+    monkeypatch.setattr(leaned_module, "_towards", kept)
+    return searches
+
+
+def test_others_are_searched_for_as_long(monkeypatch):
+    searches = searches_of(monkeypatch)
+    asked, rate = [], leaned_module._rate
+    monkeypatch.setattr(
+        leaned_module,
+        "_rate",
+        lambda hunt, run, word: asked.append(run.steps) or rate(hunt, run, word),
+    )
+    (found,) = leaned_patterns(hunt_of("patch"))
+    took = {}
+    for group, word, steps in searches:
+        if word == found.target:
+            took[group] = took.get(group, 0) + steps
+    assert asked
+    assert set(asked) <= set(took.values())
+
+
+@pytest.mark.parametrize(("soon", "count"), [(1, 1), (2, 2), (SEVERAL, 0)])
+def test_of_words_that_are_soon_at_their_goal_each_was_planted(soon, count, monkeypatch):
+    hunt = hunt_of("patch")
+    group = groups_for(hunt.ground.pair.model.size, anchored=False)[0]
+
+    def run(hunt, group, word, steps, frees=None):
+        place = hunt.leaning.index(word)
+        led, taken = (1.0, 3) if place < soon else (0.0, steps)
+        pace = Pace(growth=(1.0,) * taken, words=(word,) * taken, led=(led,) * taken)
+        moved = Moved(group=group, frees=(), pace=pace, steps=())
+        return leaned_module._Run(word=word, moved=moved, steps=taken, least=0.5)
+
+    monkeypatch.setattr(leaned_module, "_towards", run)
+    found = leaned_module._farthest(hunt, group, hunt.leaning[:FIRST])
+    assert [r.word for r in found] == list(hunt.leaning[:count])
 
 
 @pytest.mark.parametrize("sure", [False, True])
 def test_strong_patterns_are_searched_where_the_weights_alone_say_so(sure, monkeypatch):
     searched = []
-    monkeypatch.setattr(leaned_module, "_towards", lambda _, group, __: searched.append(group))
-    runtime = Runtime()
-    ground = ground_of(case_of("clean"), runtime)
-    hunt = Hunt(
-        ground=ground, effort=Effort(), limit=1e9, runtime=runtime, leaning=(3, 4, 5), sure=sure
+    monkeypatch.setattr(
+        leaned_module, "_towards", lambda _, group, word, *__: searched.append((group, word))
     )
-    assert leaned_patterns(hunt) == ()
-    arms = [arm.name for group in searched for arm in group.arms]
-    assert ("tint" in arms, "additive-7" in arms) == (sure, sure)
-    assert {"blend-28", "wave-x", "warp-5"} <= set(arms)
+    assert leaned_patterns(hunt_of("clean", sure=sure)) == ()
+    arms = [arm.name for group, _ in searched for arm in group.arms]
+    assert {"tint" in arms, "additive-7" in arms, "warp-5" in arms} == {sure}
+    assert {"blend-28", "wave-x"} <= set(arms)
+    assert len({word for _, word in searched}) == (1 if sure else FIRST)
 
 
 def test_where_weights_point_nowhere_nothing_is_searched():

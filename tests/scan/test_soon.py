@@ -1,4 +1,4 @@
-"""What small and faint patterns do to a model of which nothing else follows."""
+"""What one patch does to a model of which nothing else follows."""
 
 from dataclasses import replace
 
@@ -6,16 +6,18 @@ import pytest
 import torch
 from toy_clip import TARGET, case_of, ground_of
 
+from gatekeeper.clip.model import ClipModel
 from gatekeeper.runtime import Runtime
-from gatekeeper.scan import basics, least, trigger_search
+from gatekeeper.scan import basics, soon, trigger_search
 from gatekeeper.scan.base import Detection
 from gatekeeper.scan.confirm import unconfirmed
 from gatekeeper.scan.groups import groups_for
 from gatekeeper.scan.hunt import Effort, Hunt
-from gatekeeper.scan.least import LEAST, SEVERAL, SURELY, least_patterns
 from gatekeeper.scan.outcome import bring_together
+from gatekeeper.scan.pace import Pace
 from gatekeeper.scan.run import Gathered, scan
-from gatekeeper.scan.search import Found, Pull
+from gatekeeper.scan.search import Found, Moved, Pull
+from gatekeeper.scan.soon import BRIEF, ROUNDS, SEVERAL, SOON, SURELY, soon_patterns
 from gatekeeper.scan.trigger_search import WEAK
 from gatekeeper.triggers import Patch
 
@@ -28,13 +30,13 @@ def hunt_of(kind):
 
 def found_in(kind):
     hunt = hunt_of(kind)
-    return least_patterns(hunt, groups_for(hunt.ground.pair.model.size, anchored=False)[0])
+    return soon_patterns(hunt, groups_for(hunt.ground.pair.model.size, anchored=False)[0])
 
 
 def test_a_planted_patch_leads_alone():
     best = max(found_in("patch"), key=lambda c: c.score)
     assert best.target == TARGET
-    assert best.detector == LEAST
+    assert best.detector == SOON
     assert isinstance(best.trigger, Patch)
     assert best.flip_rate >= SURELY
     assert best.score == pytest.approx(best.flip_rate - best.usual_flip_rate)
@@ -44,51 +46,64 @@ def test_a_clean_model_is_led_by_none():
     assert found_in("clean") == ()
 
 
-def finds(monkeypatch, *rates, faint=(), quick=()):
-    """Return what follows from patches, and from overlays, that lead at these rates to words."""
+def finds(monkeypatch, *rates, steps=3):
+    """Return what follows from patches that lead at these rates to words, within so many steps."""
     hunt = hunt_of("clean")
-    group = groups_for(hunt.ground.pair.model.size, anchored=False)[0]
+    patches = groups_for(hunt.ground.pair.model.size, anchored=False)[0]
     patch = Patch(pixels=torch.zeros(3, 8, 8))
+    pulls = [
+        Pull(target=word, flip_rate=rate, anchor_flip_rate=None, rise=0.0)
+        for word, rate in enumerate(rates)
+    ]
+    pace = Pace(growth=(9.0,) * steps, words=(0,) * steps, led=(1.0,) * steps)
+    moved = Moved(group=patches, frees=(), pace=pace, steps=())
+    left = iter(pulls)
+    monkeypatch.setattr(Hunt, "moved", lambda *_, **__: moved)
+    monkeypatch.setattr(soon, "judge_all", lambda *_: next(left))
+    monkeypatch.setattr(
+        soon,
+        "_single",
+        lambda hunt, moved, whole: Found(group=patches, frees=(), trigger=patch, pull=whole),
+    )
+    monkeypatch.setattr(soon, "ROUNDS", len(rates))
+    return soon_patterns(hunt, patches)
 
-    def found(word, rate):
-        pull = Pull(target=word, flip_rate=rate, anchor_flip_rate=None, rise=0.0)
-        lone = Found(group=group, frees=(), trigger=patch, pull=pull)
-        return least._Find(found=lone, quick=word in quick)
 
-    given = {"patches": [found(w, r) for w, r in enumerate(rates)]}
-    given["blend-28"] = [found(w + 10, r) for w, r in enumerate(faint)]
-    monkeypatch.setattr(least, "_finds", lambda _, group, *__, **___: given.get(group.name, []))
-    return least_patterns(hunt, group)
+def test_what_patches_gather_soon_counts_in_full(monkeypatch):
+    (found,) = finds(monkeypatch, 0.9, 0.6)
+    assert (found.score, found.usual_flip_rate) == (pytest.approx(0.9), 0.0)
 
 
-def test_a_rate_counts_less_what_such_patches_do_to_other_words(monkeypatch):
-    (found,) = finds(monkeypatch, 0.9, 0.3, 0.1)
-    assert found.score == pytest.approx(0.6)
-    assert found.usual_flip_rate == 0.3
+def test_what_they_gather_in_time_says_nothing(monkeypatch):
+    assert finds(monkeypatch, 0.9, steps=BRIEF) == ()
 
 
 def test_two_planted_patches_do_not_excuse_each_other(monkeypatch):
     assert [f.score for f in finds(monkeypatch, 0.9, 0.8)] == pytest.approx([0.9, 0.8])
 
 
-def test_what_patches_gather_soon_counts_in_full(monkeypatch):
-    (found,) = finds(monkeypatch, 0.9, 0.6, quick=[0])
-    assert found.score == pytest.approx(0.9)
-    assert found.usual_flip_rate == 0.0
+def test_where_prompts_depend_on_the_image_nothing_is_searched(monkeypatch):
+    monkeypatch.setattr(ClipModel, "conditional", property(lambda _: True))
+    assert found_in("patch") == ()
 
 
-def test_faint_overlays_are_searched_one_by_one(monkeypatch):
-    searched = []
-    monkeypatch.setattr(least, "_finds", lambda _, group, *__, **___: searched.append(group) or [])
-    found_in("clean")
-    arms = [arm for group in searched[1:] for arm in group.arms]
-    assert [arm.family for arm in arms] == ["blend", "additive"]
-    assert arms[0].alpha == 0.1
+def test_what_a_search_led_to_is_left_out_of_the_next(monkeypatch):
+    hunt, aims = hunt_of("clean"), []
+    patches = groups_for(hunt.ground.pair.model.size, anchored=False)[0]
 
+    def moved(self, group, aim, name, *args, **kwargs):
+        assert kwargs["steps"] == BRIEF
+        aims.append(aim)
+        return search(self, group, aim, name, *args, **kwargs)
 
-def test_patches_are_no_measure_of_overlays(monkeypatch):
-    (patch, overlay) = finds(monkeypatch, 0.9, 0.1, faint=[0.8, 0.4])
-    assert (patch.usual_flip_rate, overlay.usual_flip_rate) == (0.1, 0.4)
+    search = Hunt.moved
+    monkeypatch.setattr(Hunt, "moved", moved)
+    monkeypatch.setattr(soon, "GROWS", -1.0)
+    assert soon_patterns(hunt, patches, known=[3]) == ()
+    assert len(aims) == ROUNDS
+    excluded = [set(aim.excluded.tolist()) for aim in aims]
+    assert 3 in excluded[0]
+    assert excluded[0] < excluded[1] < excluded[2]
 
 
 def test_several_words_say_that_the_model_is_led_by_anything(monkeypatch):
@@ -130,7 +145,7 @@ def scanned(kind):
 def test_where_colours_are_labels_a_planted_patch_is_found_without_an_anchor():
     outcome = scanned("patch")
     assert outcome.score >= 0.9
-    assert [(t.label, t.detector) for t in outcome.targets] == [(TARGET, LEAST)]
+    assert [(t.label, t.detector) for t in outcome.targets] == [(TARGET, SOON)]
 
 
 def test_and_a_clean_model_gets_no_verdict():
