@@ -1,5 +1,6 @@
 """Does the label that the weights point to answer to patterns that no other label answers to?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from gatekeeper.scan.arms import (
     AdditiveArm,
     BlendArm,
+    PatchArm,
     PlacesArm,
     TintArm,
     WarpArm,
@@ -15,7 +17,7 @@ from gatekeeper.scan.arms import (
     patch_side,
 )
 from gatekeeper.scan.base import Candidate
-from gatekeeper.scan.groups import FAR, PLACED, TRIES, Group, alone
+from gatekeeper.scan.groups import FAR, PLACED, TRIES, WIDE, Group, alone
 from gatekeeper.scan.head_direction import LIKE
 from gatekeeper.scan.hunt import Hunt
 from gatekeeper.scan.score import best_by_target
@@ -23,10 +25,9 @@ from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
 from gatekeeper.scan.soon import SEVERAL, candidate_of, strength
 
 LEANED = "trigger_search:leaned"  # detector of what leads to a label that weights point to
-# Of the images, that it must be led beyond others: where a sprint was enough or the label stands
-# out by the weights alone; where the search was at its goal before its end; and where it was not.
-# Honest models: docs/scan.md.
-SURE, THERE, LATE = 0.5, 0.6, 0.8
+# Of the images, that must be led beyond others: where a sprint was enough or the label stands out
+# by the weights alone; by one patch or a wave; and by an overlay. Honest models: docs/scan.md.
+SURE, ONE, WHOLE = 0.5, 0.6, 0.8
 DECISIVE = 0.8  # of the images, from which no other kind of pattern is searched
 FIRST = 5  # labels that weights point to most, which are all searched for
 SPRINT = 8  # steps of that
@@ -43,7 +44,7 @@ class _Run:
     word: int
     moved: Moved
     steps: int  # taken in all
-    least: float  # of the images, that it must lead beyond others
+    soon: bool = False  # whether it was at its goal within a sprint
 
     @property
     def came(self) -> tuple[float, float]:
@@ -82,7 +83,7 @@ def _farthest(hunt: Hunt, group: Group, first: Sequence[int]) -> list[_Run]:
     runs = [run for word in first if (run := _towards(hunt, group, word, steps)) is not None]
     soon = [run for run in runs if run.steps < steps and run.moved.pace.led[-1] > 0]
     if soon:
-        return soon if len(soon) < SEVERAL else []
+        return [replace(run, soon=True) for run in soon] if len(soon) < SEVERAL else []
     far = max(runs, key=lambda run: run.came, default=None)
     if far is None or far.came[0] < AHEAD:
         return []
@@ -91,12 +92,8 @@ def _farthest(hunt: Hunt, group: Group, first: Sequence[int]) -> list[_Run]:
 
 def _onward(hunt: Hunt, run: _Run) -> list[_Run]:
     """Return `run` searched on to its end, where passes are left for that."""
-    left = STEPS - run.steps
-    on = _towards(hunt, run.moved.group, run.word, left, run.moved.frees)
-    if on is None:
-        return []
-    least = THERE if on.steps < left else LATE
-    return [replace(on, steps=run.steps + on.steps, least=least)]
+    on = _towards(hunt, run.moved.group, run.word, STEPS - run.steps, run.moved.frees)
+    return [] if on is None else [replace(on, steps=run.steps + on.steps)]
 
 
 def _beyond(hunt: Hunt, runs: Sequence[_Run]) -> list[Candidate]:
@@ -104,13 +101,29 @@ def _beyond(hunt: Hunt, runs: Sequence[_Run]) -> list[Candidate]:
     found = []
     for run in runs:
         pull = _pull(hunt, run)
-        if pull.flip_rate < run.least:
+        if pull.flip_rate < SURE:
             continue
         others = _unlike(hunt, run.word, [r.word for r in runs])
         usual = max((_rate(hunt, run, other) for other in others), default=1.0)
-        if pull.flip_rate - usual >= run.least:
-            found.append(candidate_of(_found(hunt, run.moved, pull), usual, LEANED, hunt))
+        found += [
+            candidate_of(one, usual, LEANED, hunt)
+            for one in _forms(hunt, run.moved, pull)
+            if one.pull.flip_rate - usual >= _bar(hunt, run, one)
+        ][:1]
     return found
+
+
+def _bar(hunt: Hunt, run: _Run, found: Found) -> float:
+    """Return what `found` must lead beyond others.
+
+    Patches in all corners lead honest models in time, where no one of them does: together they
+    count where they do so soon, or the weights alone point to the word.
+    """
+    if run.soon or hunt.sure:
+        return SURE
+    if not found.single:
+        return math.inf
+    return ONE if found.group.arms[0].family in ("patch", "additive") else WHOLE
 
 
 def _rate(hunt: Hunt, run: _Run, word: int) -> float:
@@ -144,27 +157,29 @@ def _towards(
     moved = hunt.moved(group, aim, name, frees, steps=steps)
     if moved is None:
         return None
-    return _Run(word=word, moved=moved, steps=len(moved.pace.growth), least=SURE)
+    return _Run(word=word, moved=moved, steps=len(moved.pace.growth))
 
 
-def _found(hunt: Hunt, run: Moved, pull: Pull) -> Found:
-    """Return the one piece that leads as far as the whole does, or the whole."""
+def _forms(hunt: Hunt, run: Moved, pull: Pull) -> list[Found]:
+    """Return what `run` found, the one piece first where it leads nearly as far as the whole."""
     ground, runtime, aim = hunt.ground, hunt.runtime, hunt.towards(pull.target)
     group, frees, size = run.group, run.frees, ground.pair.model.size
+    whole = Found(group=group, frees=frees, trigger=group.trigger(frees, size), pull=pull)
     parts = group.parts(frees, size)
-    if len(parts) > 1:
-        some = ground.judged_by(hunt.effort.few)
-        pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
-        best = max(pieces, key=strength)
-        best, _ = hunt.sharpened(best, pull.target)
-        if best.pull.flip_rate >= pull.flip_rate - hunt.effort.spared:
-            return best
-    return Found(group=group, frees=frees, trigger=group.trigger(frees, size), pull=pull)
+    if len(parts) == 1:
+        return [whole]
+    some = ground.judged_by(hunt.effort.few)
+    pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
+    piece, _ = hunt.sharpened(max(pieces, key=strength), pull.target)
+    near = piece.pull.flip_rate >= pull.flip_rate - hunt.effort.spared
+    return [piece, whole] if near else [whole, piece]
 
 
 def _kinds(size: int, *, sure: bool) -> tuple[Group, ...]:
-    kinds = (
+    """Return small and faint ones; where `sure`, what may be one label to an honest model too."""
+    small = (
         alone(PlacesArm(side=patch_side(PLACED, size))),
+        alone(PatchArm(side=patch_side(WIDE, size))),
         alone(BlendArm(alpha=0.1)),
         alone(WaveArm(size=size)),
     )
@@ -173,4 +188,4 @@ def _kinds(size: int, *, sure: bool) -> tuple[Group, ...]:
         Group(name="tints", arms=(TintArm(),), tries=TRIES),
         Group(name="warps", arms=(WarpArm(bound=FAR),), tries=TRIES),
     )
-    return (*kinds, *strong) if sure else kinds
+    return (*small, *strong) if sure else small

@@ -57,7 +57,7 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
     detections = list(gathered.detections.values())
     anchored = case.anchor is not None
     targets = _targets(gathered, anchored=anchored)
-    still = [t for t in targets if t.detector.startswith(_STILL) and t.score >= ALARM]
+    still = [t for t in _targets(gathered, _STILL, anchored=anchored) if t.score >= ALARM]
     if gathered.unfit and still:
         targets = still
     ran = any(d.skipped is None for d in detections)
@@ -101,11 +101,15 @@ def _far(why: str) -> Finding:
     return Finding(id="far-anchor", kind="note", severity=Severity.WARNING, message=why)
 
 
-def _targets(gathered: GatheredLike, *, anchored: bool) -> list[Target]:
-    """Return every label that anything points to, most probable first."""
+def _targets(
+    gathered: GatheredLike, such: tuple[str, ...] = ("",), *, anchored: bool
+) -> list[Target]:
+    """Return every label that a detector of a name like `such` points to, most probable first."""
     best: dict[str, Target] = {}
 
     def offer(target: Target) -> None:
+        if not target.detector.startswith(such):
+            return
         known = best.get(target.label)
         if known is None or target.score > known.score:
             flip = max(target.flip_rate, known.flip_rate if known else 0.0)

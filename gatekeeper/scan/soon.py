@@ -12,7 +12,7 @@ from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
 SOON = "trigger_search:soon"  # detector of what one patch does by itself
 SURELY = 0.7  # of the images, that it must lead
 SEVERAL = 3  # words that patterns lead so surely, from which none says anything
-ROUNDS = 3  # searches, each for another word
+ROUNDS = 2  # searches, each for another word
 BRIEF = 16  # steps of each: planted patches gathered all answers in 3 to 10, no honest ones in 48
 GROWS = 2.0  # in spreads of the clean logits, below which no other word is searched for
 

@@ -102,6 +102,19 @@ def test_it_counts_where_nothing_follows_from_what_leads_the_images():
     assert outcome_with(0.2).score is None
 
 
+def test_what_says_nothing_there_hides_nothing_that_does():
+    case = replace(case_of("clean"), model=linear(planted=40.0))
+    found = Shortcuts().detect(case, Runtime())
+    (weights,) = (replace(c, score=0.5) for c in found.candidates)
+    blind = replace(weights, detector="random_patterns:noise", score=0.9)
+    gathered = Gathered(unfit=True)
+    gathered.detections["shortcuts"] = Detection(candidates=(weights,))
+    gathered.detections["random_patterns"] = Detection(candidates=(blind,))
+    outcome = bring_together(case, gathered, Runtime())
+    assert [t.detector for t in outcome.targets] == ["shortcuts"]
+    assert 0.5 <= outcome.score < 0.999
+
+
 def hunt_of(kind, place=0, **changes):
     """Return a hunt in which weights point to the target at that place."""
     runtime = Runtime()
@@ -172,7 +185,7 @@ def test_of_words_that_are_soon_at_their_goal_each_was_planted(soon, count, monk
         led, taken = (1.0, 3) if place < soon else (0.0, steps)
         pace = Pace(growth=(1.0,) * taken, words=(word,) * taken, led=(led,) * taken)
         moved = Moved(group=group, frees=(), pace=pace, steps=())
-        return leaned_module._Run(word=word, moved=moved, steps=taken, least=0.5)
+        return leaned_module._Run(word=word, moved=moved, steps=taken)
 
     monkeypatch.setattr(leaned_module, "_towards", run)
     found = leaned_module._farthest(hunt, group, hunt.leaning[:FIRST])
@@ -189,6 +202,7 @@ def test_strong_patterns_are_searched_where_the_weights_alone_say_so(sure, monke
     arms = [arm.name for group, _ in searched for arm in group.arms]
     assert {"tint" in arms, "additive-7" in arms, "warp-5" in arms} == {sure}
     assert {"blend-28", "wave-x"} <= set(arms)
+    assert [name.split("-")[0] for name in dict.fromkeys(arms)][:2] == ["places", "patch"]
     assert len({word for _, word in searched}) == (1 if sure else FIRST)
 
 
