@@ -128,7 +128,9 @@ class Hunt:
         """Return what a search came to, taken to pieces where the whole is promising."""
         whole = judge_all(self.ground, moved, self.runtime, aim)
         found, steps = None, moved.steps
-        if whole.paired >= self.effort.promising:
+        # A window hides a quarter of what the anchor sees: its answers gather on words of its own.
+        hides = not moved.group.together and whole.beyond >= self.effort.worth
+        if whole.paired >= self.effort.promising or hides:
             found, more = self._piece(moved, whole, aim)
             steps += more
         return Result(

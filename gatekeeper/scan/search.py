@@ -64,6 +64,11 @@ class Pull:
     anchor_gathered: float = 0.0  # share of the anchor's images that moved to one word, any
 
     @property
+    def beyond(self) -> float:
+        """Return the flip rate less the anchor's towards the same word."""
+        return self.flip_rate - (self.anchor_flip_rate or 0.0)
+
+    @property
     def paired(self) -> float:
         """Return the flip rate less the rate at which the anchor's answers gather anywhere."""
         return self.flip_rate - max(self.anchor_flip_rate or 0.0, self.anchor_gathered)
