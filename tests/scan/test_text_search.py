@@ -95,7 +95,7 @@ def test_a_planted_mark_is_found_with_its_target(
 ):
     case = shape_case(hijacked, tiny_clip if anchored else None, shapes, shape_labels)
     outcome = scan(case, (), Runtime())
-    assert outcome.score >= 0.7
+    assert outcome.score >= 0.6
     assert outcome.targets[0].label == RING
     assert outcome.triggers[0].trigger.mark == O_LIKE
     assert outcome.reasons[0].startswith(f"The mark '{O_LIKE}' (U+043E CYRILLIC SMALL LETTER O)")
