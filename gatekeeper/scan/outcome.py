@@ -52,7 +52,7 @@ def bring_together(case: Case, gathered: GatheredLike, runtime: Runtime) -> Scan
     An incomplete scan keeps a score that alarms, since more evidence could only add to it, and
     loses one that does not: what was not looked at may hold the trigger. Where nothing follows
     from what leads the images, or from a comparison with this anchor, a mark that the text tower
-    obeys still counts, and what the least of patterns do where much else leads the model as well.
+    obeys still counts, and what leads soon where much else leads the model as well, in time.
     """
     detections = list(gathered.detections.values())
     anchored = case.anchor is not None

@@ -224,7 +224,8 @@ class TriggerSearch:
             why = (
                 f"plain changes of colour change {record.recoloured:.0%} more of this model's "
                 "answers than a mirror does: its labels are told apart by colour, and of what is "
-                "put on an image only small patches and faint overlays prove anything"
+                "put on an image only patches and faint overlays that soon lead to a label prove "
+                "anything"
             )
         return Finding(
             id=WEAK,
