@@ -148,16 +148,13 @@ class Hunt:
         Where the whole moves the images and no piece does, they work together, and the whole is
         what was found.
         """
-        ground, runtime, effort = self.ground, self.runtime, self.effort
-        parts = moved.group.parts(moved.frees, ground.pair.model.size)
-        some = ground.judged_by(effort.few) if len(parts) > 1 else ground
-        pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
+        effort, pieces = self.effort, self.pieces(moved, aim)
         best = max(pieces, key=_strength)
         steps: tuple[SearchStep, ...] = ()
         if best.pull.paired >= effort.worth:
             best, steps = self._best(best, pieces)
         # Without an anchor so many patterns at once say nothing: they hide what is in the image.
-        several = self._anchored() and len(parts) > 1 and moved.group.together
+        several = self._anchored() and len(pieces) > 1 and moved.group.together
         least = effort.leant if whole.target == self.lean else effort.shared
         if several and whole.paired >= max(least, best.pull.paired + effort.gap):
             best = self._together(moved, whole)
@@ -176,7 +173,8 @@ class Hunt:
             best = max(best, sharper, key=_strength)
             if sharper.pull.paired >= self.effort.decisive:
                 break
-        return self._judged(best, best.pull.target), steps
+        aim = Aim(target=best.pull.target)  # judged on all images that judge
+        return found_of(self.ground, best.group.arms[0], best.frees[0], self.runtime, aim), steps
 
     def _together(self, moved: Moved, whole: Pull) -> Found:
         """Return all arms as one trigger, less the members without which it does as much."""
@@ -191,11 +189,11 @@ class Hunt:
         pull = judge_trigger(ground, trigger, runtime, aim)
         return Found(group=moved.group, frees=moved.frees, trigger=trigger, pull=pull)
 
-    def _judged(self, piece: Found, target: int) -> Found:
-        """Return `piece`, judged on all images that judge."""
-        return found_of(
-            self.ground, piece.group.arms[0], piece.frees[0], self.runtime, Aim(target=target)
-        )
+    def pieces(self, moved: Moved, aim: Aim) -> list[Found]:
+        """Return each part of what a search found, alone; of several, judged on a few images."""
+        parts = moved.group.parts(moved.frees, self.ground.pair.model.size)
+        some = self.ground.judged_by(self.effort.few) if len(parts) > 1 else self.ground
+        return [found_of(some, arm, free, self.runtime, aim) for arm, free in parts]
 
     def sharpened(self, piece: Found, target: int) -> tuple[Found, tuple[SearchStep, ...]]:
         """Return `piece` searched on alone, towards `target`."""

@@ -21,7 +21,7 @@ from gatekeeper.scan.groups import FAR, PLACED, TRIES, WIDE, Group, alone
 from gatekeeper.scan.head_direction import LIKE
 from gatekeeper.scan.hunt import Hunt
 from gatekeeper.scan.score import best_by_target
-from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
+from gatekeeper.scan.search import Found, Moved, Pull, judge_all
 from gatekeeper.scan.soon import SEVERAL, candidate_of, strength
 
 LEANED = "trigger_search:leaned"  # detector of what leads to a label that weights point to
@@ -162,14 +162,11 @@ def _towards(
 
 def _forms(hunt: Hunt, run: Moved, pull: Pull) -> list[Found]:
     """Return what `run` found, the one piece first where it leads nearly as far as the whole."""
-    ground, runtime, aim = hunt.ground, hunt.runtime, hunt.towards(pull.target)
-    group, frees, size = run.group, run.frees, ground.pair.model.size
+    group, frees, size = run.group, run.frees, hunt.ground.pair.model.size
     whole = Found(group=group, frees=frees, trigger=group.trigger(frees, size), pull=pull)
-    parts = group.parts(frees, size)
-    if len(parts) == 1:
+    if len(group.parts(frees, size)) == 1:
         return [whole]
-    some = ground.judged_by(hunt.effort.few)
-    pieces = [found_of(some, arm, free, runtime, aim) for arm, free in parts]
+    pieces = hunt.pieces(run, hunt.towards(pull.target))
     piece, _ = hunt.sharpened(max(pieces, key=strength), pull.target)
     near = piece.pull.flip_rate >= pull.flip_rate - hunt.effort.spared
     return [piece, whole] if near else [whole, piece]

@@ -7,7 +7,7 @@ from gatekeeper.scan.base import Candidate
 from gatekeeper.scan.groups import Group
 from gatekeeper.scan.hunt import Hunt
 from gatekeeper.scan.pace import RECENT
-from gatekeeper.scan.search import Found, Moved, Pull, found_of, judge_all
+from gatekeeper.scan.search import Found, Moved, Pull, judge_all
 
 SOON = "trigger_search:soon"  # detector of what one patch does by itself
 SURELY = 0.7  # of the images, that it must lead
@@ -49,10 +49,7 @@ def soon_patterns(
 
 def _single(hunt: Hunt, moved: Moved, whole: Pull) -> Found:
     """Return the one patch of `moved` that leads farthest to the word of `whole`, sharpened."""
-    ground, towards = hunt.ground, hunt.towards(whole.target)
-    some = ground.judged_by(hunt.effort.few)
-    parts = moved.group.parts(moved.frees, ground.pair.model.size)
-    found = [found_of(some, arm, free, hunt.runtime, towards) for arm, free in parts]
+    found = hunt.pieces(moved, hunt.towards(whole.target))
     best, _ = hunt.sharpened(max(found, key=strength), whole.target)
     if best.pull.flip_rate < SURELY:  # too soon for its pieces to tell: the widest
         wide, _ = hunt.sharpened(found[0], whole.target)
